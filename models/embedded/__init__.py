@@ -1,0 +1,1 @@
+"""Small weights that ship with the repository, one safetensors file a model; read by `models.weights`."""

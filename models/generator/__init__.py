@@ -1,0 +1,1 @@
+"""From an image to candidate masks: crops, point grids, prompts and scores."""

@@ -1,0 +1,179 @@
+"""Candidate masks of whole images: crops, a grid of points in each, SAM, and scores at full resolution.
+
+The procedure of segment-anything's `SamAutomaticMaskGenerator` up to its filters (Kirillov et al., «Segment Anything»,
+2023, appendix B), on any number of images at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.generator.candidates import Candidates
+from models.generator.grid import Crop, crop_boxes, point_grid, points_per_crop
+from models.generator.settings import GenerateSettings
+from models.generator.upsample import Axis, Upsampler
+from models.masks.rle import areas, bounding_boxes, compress_counts, counts_from_transitions
+from models.sam.mask_decoder import DecodedPrompts
+from models.sam.model import Sam
+from models.sam.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class _CropJob:
+    """One crop of one image on its way through the encoder."""
+
+    image_index: int
+    crop_index: int
+    crop: Crop
+    pixels: Tensor  # (3, h, w) uint8, longest side the model's input size
+
+
+@dataclass
+class _Found:
+    """What the decoder outputs of one image have given so far; lists run in parallel."""
+
+    number: list[int] = field(default_factory=list)
+    predicted_iou: list[float] = field(default_factory=list)
+    stability_score: list[float] = field(default_factory=list)
+    point: list[tuple[float, float]] = field(default_factory=list)
+    crop: list[Crop] = field(default_factory=list)
+    mask_index: list[int] = field(default_factory=list)
+    counts: list[np.ndarray] = field(default_factory=list)
+
+
+class MaskGenerator:
+    """Candidates by a grid of points. `min_predicted_iou` and `min_stability` are what a candidate must reach to be
+    returned at all; the filters decide later which of them are kept."""
+
+    def __init__(
+        self,
+        sam: Sam,
+        settings: GenerateSettings,
+        min_predicted_iou: float,
+        min_stability: float,
+        points_per_batch: int = 64,
+        crops_per_batch: int = 1,
+    ) -> None:
+        self.sam = sam
+        self.settings = settings
+        self.min_predicted_iou = min_predicted_iou
+        self.min_stability = min_stability
+        self.points_per_batch = points_per_batch
+        self.crops_per_batch = crops_per_batch
+
+    @torch.inference_mode()
+    def generate(self, images: Sequence[np.ndarray]) -> list[Candidates]:
+        """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; memory holds one batch of crops."""
+        found = [_Found() for _ in images]
+        jobs = self._crop_jobs(images)
+        while batch := list(islice(jobs, self.crops_per_batch)):
+            with self._precision():
+                pixels = torch.cat([self.sam.preprocess(job.pixels[None].to(self.sam.device)) for job in batch])
+                embeddings = self.sam.encode_images(pixels)
+            for job, embedding in zip(batch, embeddings, strict=True):
+                self._prompt_crop(job, embedding[None], images[job.image_index].shape[0], found[job.image_index])
+        return [_assemble(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
+
+    def _precision(self) -> torch.autocast:
+        enabled = self.settings.precision == "bf16"
+        return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _crop_jobs(self, images: Sequence[np.ndarray]) -> Iterator[_CropJob]:
+        settings = self.settings
+        for image_index, image in enumerate(images):
+            height, width = image.shape[:2]
+            for crop_index, crop in enumerate(crop_boxes(height, width, settings.layers, settings.crop_overlap_ratio)):
+                x0, y0, x1, y1 = crop.box
+                pixels = resize_longest_side(image[y0:y1, x0:x1], self.sam.config.image_size)
+                yield _CropJob(image_index, crop_index, crop, torch.from_numpy(pixels).permute(2, 0, 1))
+
+    def _prompt_crop(self, job: _CropJob, embedding: Tensor, image_height: int, found: _Found) -> None:
+        x0, y0, x1, y1 = job.crop.box
+        crop_height, crop_width = y1 - y0, x1 - x0
+        height, width = job.pixels.shape[1:]
+        low_size, input_size = self.sam.config.embedding_size * 4, self.sam.config.image_size
+        upsampler = Upsampler(
+            rows=_axis(low_size, input_size, height, crop_height),
+            columns=_axis(low_size, input_size, width, crop_width),
+            x0=x0,
+            y0=y0,
+            height=image_height,
+        )
+        settings = self.settings
+        side = points_per_crop(settings.points_per_side, job.crop.layer, settings.crop_n_points_downscale_factor)
+        points = point_grid(side) * [crop_width, crop_height]
+        num_outputs = self.sam.config.num_multimask_outputs
+        # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
+        first_number = job.crop_index * settings.points_per_side**2 * num_outputs
+        for start in range(0, len(points), self.points_per_batch):
+            block = points[start : start + self.points_per_batch]
+            with self._precision():
+                decoded = self._decode(block * [width / crop_width, height / crop_height], embedding)
+                predicted_iou = decoded.predicted_iou[:, 1:].float()
+                prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
+                if len(prompt_index) == 0:
+                    continue
+                logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + 1).float().cpu()
+            scores = predicted_iou[prompt_index, output].tolist()
+            for one, prompt, index, score in zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True):
+                stability, outline = upsampler.scan(
+                    one, self.sam.config.mask_threshold, settings.stability_score_offset, self.min_stability
+                )
+                if outline is None:
+                    continue
+                found.number.append(first_number + (start + prompt) * num_outputs + index)
+                found.predicted_iou.append(score)
+                found.stability_score.append(stability)
+                found.point.append((x0 + float(block[prompt, 0]), y0 + float(block[prompt, 1])))
+                found.crop.append(job.crop)
+                found.mask_index.append(index)
+                found.counts.append(outline)
+
+    def _decode(self, points: np.ndarray, embedding: Tensor) -> DecodedPrompts:
+        """One foreground point a prompt: `points` (B, 2) in pixels of the model's input."""
+        coordinates = torch.as_tensor(points, dtype=torch.float32, device=self.sam.device)[:, None]  # (B, 1, 2)
+        labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
+        sparse, dense = self.sam.prompt_encoder(Prompts(points=coordinates, labels=labels))
+        return self.sam.mask_decoder.attend(embedding, self.sam.prompt_encoder.dense_pe(), sparse, dense)
+
+
+@lru_cache(maxsize=64)
+def _axis(low_size: int, image_size: int, valid: int, length: int) -> Axis:
+    return Axis.of(low_size, image_size, valid, length)
+
+
+def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 to longest side `size`, as segment-anything's `ResizeLongestSide`: Pillow's bilinear filter,
+    sides rounded half up, at least one pixel each."""
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    new_width, new_height = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
+def _assemble(found: _Found, height: int, width: int) -> Candidates:
+    counts = [counts_from_transitions(outline, height * width) for outline in found.counts]
+    lengths = np.array([len(one) for one in counts], np.int64)
+    rles = compress_counts(np.concatenate(counts) if counts else np.zeros(0, np.int64), lengths)
+    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (crop.box for crop in found.crop)]
+    return Candidates(
+        height=height,
+        width=width,
+        number=np.array(found.number, np.int64),
+        bbox=bounding_boxes(rles, height),
+        area=areas(rles),
+        predicted_iou=np.array(found.predicted_iou, np.float32),
+        stability_score=np.array(found.stability_score, np.float32),
+        point=np.array(found.point, np.float32).reshape(-1, 2),
+        crop_box=np.array(boxes, np.int32).reshape(-1, 4),
+        crop_layer=np.array([crop.layer for crop in found.crop], np.int8),
+        mask_index=np.array(found.mask_index, np.int8),
+        rles=rles,
+    )

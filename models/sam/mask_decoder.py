@@ -1,0 +1,92 @@
+"""SAM's mask decoder, in two steps: attend (which also predicts each mask's IoU), then make the masks worth making.
+
+Facts: segment-anything `modeling/mask_decoder.py`. Splitting it lets a caller upscale only what passes its thresholds.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import LayerNorm2d, Mlp
+from models.sam.transformer import TwoWayTransformer
+
+
+@dataclass(frozen=True)
+class DecodedPrompts:
+    """What the transformer says about B prompts; slot 0 of T is the single mask, the others the multimask outputs."""
+
+    mask_tokens: Tensor  # (B, T, C)
+    image_features: Tensor  # (B, C, E, E), attended, before upscaling
+    predicted_iou: Tensor  # (B, T)
+
+
+class MaskDecoder(nn.Module):
+    """Image embedding and encoded prompts -> mask logits, at four times the embedding's size, and predicted IoU."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        transformer: TwoWayTransformer,
+        num_multimask_outputs: int,
+        iou_head_depth: int,
+        iou_head_hidden_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_mask_tokens = num_multimask_outputs + 1
+        self.transformer = transformer
+        self.iou_token = nn.Embedding(1, embed_dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, embed_dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(embed_dim, embed_dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(embed_dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(embed_dim // 4, embed_dim // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            Mlp(embed_dim, embed_dim, embed_dim // 8, num_layers=3) for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = Mlp(embed_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth)
+
+    def attend(self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> DecodedPrompts:
+        """image_embeddings and dense: (B or 1, C, E, E); image_pe: (1, C, E, E); sparse: (B, N, C).
+
+        With batch 1 for both, B prompts share one image, which is cheaper than repeating it and gives the same result.
+        """
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # (B, 1 + T + N, C)
+        image = (image_embeddings + dense).flatten(2).transpose(1, 2)  # (B or 1, E*E, C)
+        tokens, image = self.transformer(tokens, image, image_pe.flatten(2).transpose(1, 2))
+        return DecodedPrompts(
+            mask_tokens=tokens[:, 1 : 1 + self.num_mask_tokens],
+            image_features=image.transpose(1, 2).unflatten(2, image_pe.shape[2:]),  # (B, C, E, E)
+            predicted_iou=self.iou_prediction_head(tokens[:, 0]),
+        )
+
+    def masks(self, decoded: DecodedPrompts, prompt_index: Tensor, mask_index: Tensor) -> Tensor:
+        """Logits (K, 4E, 4E) of K masks, mask `mask_index[k]` (a slot of T) of prompt `prompt_index[k]`.
+
+        Upscales the features of each prompt that occurs once; prompts and slots that do not occur cost nothing.
+        """
+        prompts, row = prompt_index.unique(return_inverse=True)
+        slots, column = mask_index.unique(return_inverse=True)
+        if len(prompts) == 0:
+            side = 4 * decoded.image_features.shape[-1]
+            return decoded.image_features.new_empty(0, side, side)
+        features = self.output_upscaling(decoded.image_features[prompts])  # (P, C/8, 4E, 4E)
+        tokens = decoded.mask_tokens[prompts]
+        weights = [self.output_hypernetworks_mlps[slot](tokens[:, slot]) for slot in slots.tolist()]
+        logits = torch.stack(weights, dim=1) @ features.flatten(2)  # (P, slots, 16*E*E)
+        return logits[row, column].unflatten(1, features.shape[2:])
+
+    def forward(
+        self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, 4E, 4E) and predicted IoU (B, M): the multimask outputs, or the single mask with M = 1."""
+        decoded = self.attend(image_embeddings, image_pe, sparse, dense)
+        slots = torch.arange(1, self.num_mask_tokens) if multimask_output else torch.arange(1)
+        pairs = torch.cartesian_prod(torch.arange(len(sparse)), slots).to(sparse.device)  # (B * M, 2)
+        masks = self.masks(decoded, pairs[:, 0], pairs[:, 1])
+        return masks.unflatten(0, (len(sparse), len(slots))), decoded.predicted_iou[:, slots]

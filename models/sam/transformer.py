@@ -1,0 +1,94 @@
+"""The two-way transformer of SAM's mask decoder: tokens attend to the image, the image attends to the tokens.
+
+Facts: segment-anything `modeling/transformer.py`; appendix A of the paper (arXiv:2304.02643).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import MlpBlock
+
+
+class TwoWayTransformer(nn.Module):
+    """`depth` two-way blocks, then a last attention from the tokens to the image."""
+
+    def __init__(self, *, depth: int, embed_dim: int, num_heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayBlock(embed_dim, num_heads, mlp_dim, first=index == 0) for index in range(depth)
+        )
+        self.final_attn_token_to_image = Attention(embed_dim, embed_dim // 2, num_heads)
+        self.norm_final_attn = nn.LayerNorm(embed_dim)
+
+    def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the attended tokens (B, N, C) and the attended image (B, E*E, C).
+
+        tokens: (B, N, C); they are their own position encoding. image: (B or 1, E*E, C), 1 if all prompts share it:
+        the first block then projects it once for all of them. image_pe: (1, E*E, C).
+        """
+        tokens_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, tokens_pe, image_pe)
+        attended = self.final_attn_token_to_image(tokens + tokens_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + attended), image
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of the tokens, tokens to image, MLP, image to tokens; each with a residual and a post-norm.
+
+    In the first block the self-attention sees no position encoding and replaces the tokens: they are the encoding.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(embed_dim, embed_dim, num_heads)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.cross_attn_token_to_image = Attention(embed_dim, embed_dim // 2, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.mlp = MlpBlock(embed_dim, mlp_dim, nn.ReLU())
+        self.norm3 = nn.LayerNorm(embed_dim)
+        self.norm4 = nn.LayerNorm(embed_dim)
+        self.cross_attn_image_to_token = Attention(embed_dim, embed_dim // 2, num_heads)
+
+    def forward(self, tokens: Tensor, image: Tensor, tokens_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        if self.first:
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            placed = tokens + tokens_pe
+            tokens = tokens + self.self_attn(placed, placed, tokens)
+        tokens = self.norm1(tokens)
+
+        placed_image = image + image_pe
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + tokens_pe, placed_image, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + tokens_pe, tokens))
+        return tokens, image
+
+
+class Attention(nn.Module):
+    """Multi-head attention that works at `internal_dim` channels: (B, N, C) queries, (B, M, C) keys -> (B, N, C).
+
+    Queries, or keys and values, of batch 1 serve the whole batch of the other side and are projected once.
+    """
+
+    def __init__(self, embed_dim: int, internal_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embed_dim, internal_dim)
+        self.k_proj = nn.Linear(embed_dim, internal_dim)
+        self.v_proj = nn.Linear(embed_dim, internal_dim)
+        self.out_proj = nn.Linear(internal_dim, embed_dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        queries = q.shape[:2]
+        if len(k) == 1:
+            q = q.flatten(0, 1)[None]  # (1, B*N, C): queries do not see each other, so one attention serves them all
+        q, k, v = (self._split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
+        out = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v)
+        out = out.transpose(1, 2).flatten(2)  # (B, N, internal) or (1, B*N, internal)
+        out = self.out_proj(out)
+        return out.unflatten(1, queries)[0] if len(k) == 1 else out
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)

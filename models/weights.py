@@ -1,0 +1,183 @@
+"""Models from weight files, and back: loading, saving, converting and verifying.
+
+`models.weight_files` finds, fetches, reads and writes the files. A checkpoint is named by one string: an embedded or a
+published name (`available_models` lists both), `hf://owner/repo[@revision]`, or a path to a .pth, .pt or .safetensors
+file or to a folder with a model.safetensors.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.sam.build import build_sam
+from models.sam.checkpoints import (
+    from_hugging_face,
+    hugging_face_config,
+    infer_config,
+    is_hugging_face,
+    resize_positions,
+    to_hugging_face,
+)
+from models.sam.config import SamConfig
+from models.sam.model import Sam
+from models.weight_files import (
+    HUB_FILENAME,
+    SIZES_PREFIX,
+    CheckpointError,
+    ModelRecord,
+    StoredWeights,
+    available_models,
+    first_few,
+    read_checkpoint,
+    stored_sizes,
+    write_pickle,
+    write_safetensors,
+    write_text,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ModelRecord",
+    "VerifiedCheckpoint",
+    "available_models",
+    "convert",
+    "load_sam",
+    "load_strictly",
+    "save_sam",
+    "verify_checkpoint",
+]
+
+
+@dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """What `verify_checkpoint` found out about a file that is in order."""
+
+    path: Path
+    sha256: str
+    layout: Literal["official", "hugging_face"]
+    config: SamConfig
+    num_parameters: int
+
+
+def load_sam(checkpoint: str, image_size: int | None = None) -> tuple[Sam, str]:
+    """A SAM ready for inference (eval mode, fp32, no gradients, on the CPU) and the sha256 of its file.
+
+    `image_size` in pixels, a multiple of the patch size, interpolates the position tables to another input size.
+    Raises CheckpointError.
+    """
+    stored, state, config = _read_sam(checkpoint)
+    if image_size is not None and image_size != config.image_size:
+        with _blaming(stored.path):
+            config = dataclasses.replace(config, image_size=image_size)
+        state = resize_positions(state, config)
+    return _sam_from(state, config, stored.path), stored.sha256
+
+
+def save_sam(
+    path: Path,
+    weights: Sam | Mapping[str, Tensor],
+    config: SamConfig,
+    dtype: torch.dtype,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Writes official-layout weights as safetensors with their sizes, floating-point values as `dtype`.
+
+    `notes` is further metadata, such as a licence.
+    """
+    state = weights.state_dict() if isinstance(weights, Sam) else weights
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}sam": config.to_json()})
+
+
+def convert(source: str, destination: Path) -> None:
+    """Writes the SAM weights of the checkpoint `source` in the layout that the ending of `destination` asks for.
+
+    .safetensors: official names, sizes in the metadata. .pth or .pt: segment-anything's own format, the sizes in a
+    .json beside it. No ending: a folder that `transformers.SamModel.from_pretrained` reads. Values are not changed.
+    Raises CheckpointError.
+    """
+    stored, state, config = _read_sam(source)
+    _sam_from(state, config, stored.path)
+    metadata = {**stored.metadata, f"{SIZES_PREFIX}sam": config.to_json()}
+    if destination.suffix == ".safetensors":
+        write_safetensors(destination, state, metadata)
+    elif destination.suffix in (".pth", ".pt"):
+        write_pickle(destination, state)
+        write_text(destination.with_suffix(".json"), config.to_json())
+    elif destination.suffix == "":
+        write_safetensors(destination / HUB_FILENAME, to_hugging_face(state), metadata)
+        write_text(destination / "config.json", json.dumps(hugging_face_config(config), indent=2))
+    else:
+        raise CheckpointError(
+            f"{destination}: unknown ending; use .safetensors, .pth, .pt, or none for a Hugging Face folder"
+        )
+
+
+def verify_checkpoint(checkpoint: str) -> VerifiedCheckpoint:
+    """Checks that SAM weights are readable, complete, of the right shapes and finite. Raises CheckpointError if not."""
+    stored, state, config = _read_sam(checkpoint)
+    model = _sam_from(state, config, stored.path)
+    if broken := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise CheckpointError(f"{stored.path}: {len(broken)} tensors hold NaN or infinity ({first_few(broken)})")
+    return VerifiedCheckpoint(
+        path=stored.path,
+        sha256=stored.sha256,
+        layout="hugging_face" if is_hugging_face(stored.state) else "official",
+        config=config,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _read_sam(checkpoint: str) -> tuple[StoredWeights, dict[str, Tensor], SamConfig]:
+    """The stored file, its weights in the official layout, and their sizes."""
+    stored = read_checkpoint(checkpoint)
+    sizes = stored_sizes(stored, "sam")
+    with _blaming(stored.path):
+        state = from_hugging_face(stored.state) if is_hugging_face(stored.state) else stored.state
+        config = infer_config(state) if sizes is None else SamConfig.from_json(sizes)
+    return stored, state, config
+
+
+@contextmanager
+def _blaming(source: Path) -> Iterator[None]:
+    """Turns a ValueError of the pure functions into a CheckpointError that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _sam_from(state: Mapping[str, Tensor], config: SamConfig, source: Path) -> Sam:
+    with torch.device("meta"):  # the weights come from the file: making random ones first would only take time
+        model = build_sam(config)
+    load_strictly(model, state, source)
+    return model.eval().requires_grad_(False)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Makes `state`, in fp32, the model's weights; the model may be on the meta device.
+
+    Raises CheckpointError, naming `source` and the keys, if any is missing, left over or of another shape.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    if any(problems.values()):
+        listed = [f"{len(keys)} {kind} ({first_few(keys)})" for kind, keys in problems.items() if keys]
+        raise CheckpointError(f"{source}: the weights do not fit the model's sizes: {'; '.join(listed)}")
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    model.load_state_dict(state, strict=True, assign=True)

@@ -1,0 +1,191 @@
+"""The command line. A user's mistake gets one line and exit code 2, a failed run exit code 1."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="MaskFoundry turns a bucket of images into a segmentation dataset.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-o", metavar="FIELD=VALUE", help="Set a recipe field: -o generate.points_per_side=16"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
+
+
+@app.command("run")
+def run_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    override: Overrides = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Redo images that failed before.")] = False,
+    new_round: Annotated[bool, typer.Option("--new-round", help="Start the next round.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Annotate images: write a dataset, or go on with one."""
+    from pipeline.load_recipe import load_recipe
+    from pipeline.run import run
+
+    summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        _print_run(summary)
+    tally = summary.tally
+    if summary.status == "interrupted" or (tally.images and tally.failed == tally.images):
+        raise typer.Exit(1)
+
+
+def _print_run(summary: Any) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    tally = summary.tally
+    if summary.replayed.images:
+        note = f", {summary.replayed.cut_short} with candidates cut short" if summary.replayed.cut_short else ""
+        console.print(f"filters replayed on {summary.replayed.images:,} images{note}")
+    if tally.images == 0 and summary.status == "done":
+        console.print(f"nothing left to do: {summary.total_images:,} images in {summary.output}", markup=False)
+        return
+    rate = tally.images / summary.seconds
+    console.print(
+        f"{tally.images:,} images, {tally.masks:,} masks in {summary.seconds:.1f} s ({rate:.2f} images/s)"
+        f" → {summary.output}/round={summary.round:03d}",
+        markup=False,
+    )
+    if tally.failed:
+        console.print(f"{tally.failed:,} images failed:")
+        for reason, count in tally.failures.most_common():
+            console.print(f"  {count:,} × {reason}", markup=False)
+    if summary.total_images != tally.images:
+        console.print(f"the round now holds {summary.total_images:,} images")
+    if summary.status == "interrupted":
+        console.print("interrupted; what is committed stays, run the same command to go on")
+
+
+@app.command("filter")
+def filter_command(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose newest round is filtered again.")],
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the filters on stored candidates with other thresholds; needs no GPU and no model."""
+    from pipeline.refilter import refilter
+
+    result = refilter(dataset, override or [], quiet=as_json)
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"{result['replayed_images']:,} images filtered again: {result['masks']:,} masks kept in {dataset}")
+    if result["cut_short"]:
+        print(
+            f"{result['cut_short']:,} images had more rejected candidates than generate.store_floor.max_candidates; "
+            "what the new rules make of the rest is not known"
+        )
+
+
+@app.command("scenes")
+def scenes_command(
+    output: Annotated[str, typer.Argument(help="A new folder: images/ and annotations.json go there.")],
+    count: Annotated[int, typer.Option(help="How many scenes.")] = 100,
+    seed: Annotated[int, typer.Option(help="The first scene's seed; the next have the next ones.")] = 0,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 640,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 480,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Make synthetic labelled scenes: images and their true masks as COCO JSON."""
+    from pipeline.progress import progress_bar
+    from pipeline.scenes.write import write_scenes
+
+    with progress_bar("drawing", count, "scenes", quiet=False) as update:
+        folder = write_scenes(output, count, seed, width, height, workers, lambda done: update(done, ""))
+    print(f"{count:,} scenes → {folder}")
+
+
+@app.command("verify")
+def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], as_json: AsJson = False) -> None:
+    """Decode every mask and hold it against its record."""
+    from dataclasses import asdict
+
+    from pipeline.verify import verify_dataset
+
+    result = verify_dataset(dataset)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"{result.images:,} images ({result.failed:,} failed), {result.masks:,} masks, {result.rounds} rounds")
+        for problem in result.problems:
+            print(f"  {problem}")
+        print(f"{result.num_problems:,} problems" if result.num_problems else "no problems")
+    if result.num_problems:
+        raise typer.Exit(1)
+
+
+models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """Embedded and published models."""
+    from dataclasses import asdict
+
+    from models.weights import available_models
+
+    models = available_models()
+    if as_json:
+        print(json.dumps([asdict(model) for model in models]))
+        return
+    table = Table("name", "size", "from")
+    for model in models:
+        table.add_row(model.name, f"{model.num_bytes / 1e6:,.0f} MB", f"{model.origin}: {model.location}")
+    Console(soft_wrap=True).print(table)
+
+
+@models_app.command("convert")
+def models_convert(
+    source: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file or folder.")],
+    destination: Annotated[str, typer.Argument(help="The file to write: .pth (official layout) or .safetensors.")],
+) -> None:
+    """Write a checkpoint in another layout."""
+    from pathlib import Path
+
+    from models.weights import convert
+
+    convert(source, Path(destination))
+    print(f"{source} → {destination}")
+
+
+@models_app.command("verify")
+def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file.")]) -> None:
+    """Load a checkpoint strictly and print its checksum and size."""
+    from models.weights import verify_checkpoint
+
+    found = verify_checkpoint(checkpoint)
+    print(
+        f"{found.path}: in order, {found.layout} layout, {found.num_parameters / 1e6:.1f} M parameters, "
+        f"{found.config.image_size} px input, sha256 {found.sha256}"
+    )
+
+
+def main() -> None:
+    """Entry point of `maskfoundry`."""
+    from pipeline.run import RunFailed
+
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        _fail(error, 2)
+    except (RunFailed, OSError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"maskfoundry: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,70 @@
+"""The recipe: every choice of a run, validated."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.generator.settings import GenerateSettings
+from pipeline.presets import PresetName
+from stages.decode_image import DecodeSettings
+from stages.filter_settings import FilterSettings
+
+
+class ModelSettings(BaseModel):
+    """`checkpoint`: an embedded or published model's name, `hf://owner/repo`, or a path. `image_size` (pixels of the
+    model's square input) interpolates positions; the checkpoint's own by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str = "sam_vit_h"
+    image_size: Annotated[int, Field(ge=16)] | None = None
+
+
+class RunSettings(BaseModel):
+    """`commit_every`: images a part file; a kill loses at most the parts in flight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    commit_every: Annotated[int, Field(ge=1)] = 64
+
+
+class ResourceSettings(BaseModel):
+    """How many of what; `auto` is resolved on the driver and recorded. Nothing here changes a result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_cpus: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    sam_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    images_per_batch: Annotated[int, Field(ge=1)] = 4
+    crops_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    points_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+
+
+class Recipe(BaseModel):
+    """A whole run: `input` (a folder or glob), `output` (the dataset), and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str
+    output: str
+    preset: PresetName = "default"
+    model: ModelSettings = ModelSettings()
+    decode: DecodeSettings = DecodeSettings()
+    generate: GenerateSettings = GenerateSettings()
+    filter: FilterSettings = FilterSettings()
+    run: RunSettings = RunSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+    @property
+    def min_predicted_iou(self) -> float:
+        """What a candidate must reach to leave the generator: the lower of threshold and store floor."""
+        threshold = self.filter.pred_iou_thresh
+        floor = self.generate.store_floor.predicted_iou
+        return min(threshold, floor) if self.generate.store_rejected else threshold
+
+    @property
+    def min_stability(self) -> float:
+        threshold = self.filter.stability_score_thresh
+        floor = self.generate.store_floor.stability_score
+        return min(threshold, floor) if self.generate.store_rejected else threshold

@@ -1,0 +1,59 @@
+"""`maskfoundry filter`: the newest round with other filter settings."""
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.fingerprint import changes, fingerprint
+from pipeline.load_recipe import apply_overrides, validate_recipe
+from pipeline.ray_runtime import local_ray
+from pipeline.replay import replay_round
+from pipeline.rounds import Round, round_numbers
+from pipeline.storage import Folder
+
+
+def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
+    """Replay the filters of the dataset's own recipe with `overrides` such as `filter.pred_iou_thresh=0.9`.
+
+    Raises ValueError if there is no dataset, if an override is no filter setting, or if the settings need candidates
+    that were not stored.
+    """
+    folder = Folder(dataset)
+    numbers = round_numbers(folder)
+    record = Round(folder, numbers[-1]).read_record() if numbers else None
+    if record is None:
+        raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
+    for override in overrides:
+        if not override.startswith("filter."):
+            raise ValueError(f"-o {override!r}: only filter.… can be replayed; other settings need `maskfoundry run`")
+    content = record["recipe"]
+    apply_overrides(content, overrides)
+    recipe = validate_recipe(content)
+    mark = fingerprint(recipe, record["weights"]["sha256"])
+    if mark.links["filter"] != record["fingerprints"]["filter"] and not recipe.generate.store_rejected:
+        raise ValueError(
+            f"dataset: {dataset!r} holds no rejected candidates (generate.store_rejected was false), so its filters "
+            "cannot be replayed; use `maskfoundry run --new-round`"
+        )
+    if mark.links["generate"] != record["fingerprints"]["generate"]:
+        changed = changes(record["settings"]["generate"], mark.content["generate"])
+        raise ValueError(
+            f"filter: needs candidates below generate.store_floor, which were not stored ({'; '.join(changed)}); "
+            "raise the thresholds or use `maskfoundry run --new-round`"
+        )
+    target = Round(folder, numbers[-1])
+    with local_ray(None):
+        replayed = replay_round(target, recipe.filter, mark.links, quiet)
+    kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
+    return {
+        "dataset": dataset,
+        "round": target.number,
+        "replayed_images": replayed.images,
+        "cut_short": replayed.cut_short,
+        "masks": sum(kept),
+    }
+
+
+def _keeps(target: Round, part: int) -> Any:
+    masks = target.read_part(part, ["masks"])["masks"].combine_chunks()
+    return pc.struct_field(masks.flatten(), "keep")

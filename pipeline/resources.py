@@ -1,0 +1,57 @@
+"""How many of what: `auto` resolved once, on the driver, from the machine."""
+
+from dataclasses import dataclass
+
+from pipeline.ray_runtime import Machine
+from pipeline.recipe import ResourceSettings
+
+CPUS_PER_ACTOR = 8  # beyond this many threads one model gains little
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`cpus_per_actor` are the slots an actor holds, `threads_per_actor` the threads its model uses."""
+
+    sam_actors: int
+    gpus_per_actor: float
+    cpus_per_actor: float
+    threads_per_actor: int
+    images_per_batch: int
+    crops_per_batch: int
+    points_per_batch: int
+    device: str
+
+
+def resolve_resources(settings: ResourceSettings, machine: Machine) -> Resources:
+    """Raises ValueError when the recipe asks for more than the machine has."""
+    gpus = settings.gpus_per_actor
+    if gpus == "auto":
+        gpus = 1.0 if machine.num_gpus else 0.0
+    if gpus > machine.num_gpus:
+        raise ValueError(
+            f"resources.gpus_per_actor: {gpus:g} asked, the machine has {machine.num_gpus}; set 0 to run on the CPU"
+        )
+    actors = settings.sam_actors
+    if actors == "auto":
+        actors = max(1, int(machine.num_gpus / gpus)) if gpus else max(1, machine.num_cpus // CPUS_PER_ACTOR)
+    if gpus and actors * gpus > machine.num_gpus:
+        raise ValueError(
+            f"resources.sam_actors: {actors} × {gpus:g} GPUs asked, the machine has {machine.num_gpus}; ask for fewer"
+        )
+    if actors >= machine.num_cpus:
+        raise ValueError(
+            f"resources.sam_actors: {actors} asked on {machine.num_cpus} CPUs, of which decoding needs one; ask for fewer"
+        )
+    # an actor leaves room for decoding and filtering; on a CPU its threads may still use every core while those idle
+    cpus = 1.0 if gpus else (machine.num_cpus - 1) / actors
+    threads = max(1, int(cpus)) if gpus else max(1, machine.num_cpus // actors)
+    return Resources(
+        sam_actors=actors,
+        gpus_per_actor=gpus,
+        cpus_per_actor=cpus,
+        threads_per_actor=threads,
+        images_per_batch=settings.images_per_batch,
+        crops_per_batch=(4 if gpus else 1) if settings.crops_per_batch == "auto" else settings.crops_per_batch,
+        points_per_batch=(256 if gpus else 64) if settings.points_per_batch == "auto" else settings.points_per_batch,
+        device="cuda" if gpus else "cpu",
+    )

@@ -1,0 +1,176 @@
+"""One run: list, plan what is left, stream it through the graph, commit chunk by chunk."""
+
+import platform
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from models.weights import load_sam
+from pipeline.chunks import Chunk, plan_chunks
+from pipeline.commit import Committer, Tally
+from pipeline.fingerprint import Fingerprint, changes, fingerprint
+from pipeline.graph import build_graph
+from pipeline.listing import list_images
+from pipeline.progress import progress_bar
+from pipeline.ray_runtime import local_ray
+from pipeline.recipe import Recipe
+from pipeline.replay import Replayed, replay_round
+from pipeline.resources import Resources, resolve_resources
+from pipeline.rounds import Round, publish, read_index, round_numbers
+from pipeline.storage import Folder
+
+
+class RunFailed(RuntimeError):
+    """The run could not be finished; one line says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run did. `total_images` counts the whole round, earlier runs included."""
+
+    run_id: str
+    output: str
+    round: int
+    status: str
+    seconds: float
+    total_images: int
+    replayed: Replayed
+    tally: Tally
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {name: value for name, value in vars(self).items() if name not in ("tally", "replayed")}
+        return plain | {"replayed": asdict(self.replayed)} | self.tally.as_dict()
+
+
+def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, quiet: bool = False) -> RunSummary:
+    """Write (or go on with) a round of the dataset at `recipe.output`.
+
+    Raises ValueError for wrong input or configuration before anything is written, and RunFailed when the graph fails;
+    what was committed by then stays, and the same call goes on from there.
+    """
+    started = time.time()
+    listing = list_images(recipe.input)
+    # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
+    _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    mark = fingerprint(recipe, sha256)
+    folder = Folder(recipe.output)
+    read_index(folder)
+    target = _choose_round(folder, new_round)
+    record = _check_record(target, mark)
+    _begin(folder, target, record, recipe, mark, sha256)
+    with local_ray(None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus) as machine:
+        resources = resolve_resources(recipe.resources, machine)
+        replayed = replay_round(target, recipe.filter, mark.links, quiet)
+        committed = target.committed()
+        chunks = plan_chunks(listing, committed, recipe.run.commit_every, retry_failed)
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        committer = Committer(target, chunks, run_id, mark.links)
+        status = "failed"
+        try:
+            _stream(recipe, resources, chunks, committer, quiet)
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            summary = RunSummary(
+                run_id=run_id,
+                output=recipe.output,
+                round=target.number,
+                status=status,
+                seconds=time.time() - started,
+                total_images=target.committed().num_rows,
+                replayed=replayed,
+                tally=committer.tally,
+            )
+            _finish(target, summary, resources, started)
+    return summary
+
+
+def _choose_round(folder: Folder, new_round: bool) -> Round:
+    numbers = round_numbers(folder)
+    newest = numbers[-1] if numbers else 0
+    return Round(folder, newest + 1 if new_round and numbers else newest)
+
+
+def _check_record(target: Round, mark: Fingerprint) -> dict[str, Any] | None:
+    """The round's record; ValueError if its candidates were made differently."""
+    record = target.read_record()
+    if record is None:
+        return None
+    if record["fingerprints"]["generate"] != mark.links["generate"]:
+        changed = changes(record["settings"]["generate"], mark.content["generate"])
+        raise ValueError(
+            f"output: {target.folder.uri}/{target.name} was made with other settings ({'; '.join(changed)}); "
+            "use --new-round to start the next round, or another output"
+        )
+    if (
+        record["fingerprints"]["filter"] != mark.links["filter"]
+        and not mark.content["generate"]["generate.store_rejected"]
+    ):
+        changed = changes(record["settings"]["filter"], mark.content["filter"])
+        raise ValueError(
+            f"output: {target.folder.uri}/{target.name} holds no rejected candidates (generate.store_rejected is false), "
+            f"so its filters cannot be replayed ({'; '.join(changed)}); use --new-round, or another output"
+        )
+    return record
+
+
+def _begin(
+    folder: Folder, target: Round, record: dict[str, Any] | None, recipe: Recipe, mark: Fingerprint, sha256: str
+) -> None:
+    """Write the round's record and publish it, so that a killed run is known by its fingerprint."""
+    try:
+        if record is not None:
+            target.folder.remove_temporary(target.name)
+            return
+        target.write_record(
+            {
+                "round": target.number,
+                "fingerprints": mark.links,
+                "settings": mark.content,
+                "recipe": recipe.model_dump(mode="json"),
+                "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("maskfoundry", "torch", "ray", "pyarrow", "pillow")},
+                },
+                "runs": [],
+            }
+        )
+        publish(folder, target.number)
+    except OSError as error:
+        raise ValueError(f"output: {folder.uri!r} cannot be written ({error}); check its permissions") from None
+
+
+def _stream(recipe: Recipe, resources: Resources, chunks: list[Chunk], committer: Committer, quiet: bool) -> None:
+    from ray.exceptions import RayError
+
+    total = sum(chunk.images.num_rows for chunk in chunks)
+    if total == 0:
+        return
+    with progress_bar("annotating", total, "images", quiet) as update:
+        try:
+            graph = build_graph(recipe, resources, chunks, committer.target.number)
+            for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                committer.add(rows)
+                update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunFailed(
+                f"the graph failed: {reason}; {committer.tally.images} images are committed, run again to go on"
+            ) from error
+    if committer.unfinished:
+        raise RunFailed(f"{committer.unfinished} images did not come back; run again to go on")
+
+
+def _finish(target: Round, summary: RunSummary, resources: Resources, started: float) -> None:
+    record = target.read_record()
+    assert record is not None, "the record was written when the run began"
+    entry = summary.as_dict() | {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "resources": asdict(resources),
+    }
+    target.write_record(record | {"runs": [*record["runs"], entry]})

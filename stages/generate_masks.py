@@ -1,0 +1,91 @@
+"""Prompt SAM with a grid of points: pixels to candidate masks with their scores."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.generator.candidates import Candidates
+from models.generator.generate import MaskGenerator
+from models.generator.settings import GenerateSettings
+from models.weights import load_sam
+from stages.decode_image import describe
+from stages.record import as_lists, fixed_rows, mask_structs, set_columns
+
+
+class GenerateMasks:
+    """Stage, one instance an actor: rows with `pixels` gain `masks` and `rles`, and lose their pixels."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        image_size: int | None,
+        settings: GenerateSettings,
+        min_predicted_iou: float,
+        min_stability: float,
+        points_per_batch: int,
+        crops_per_batch: int,
+        device: str,
+        num_threads: int,
+        round_number: int,
+    ) -> None:
+        torch.set_num_threads(num_threads)
+        sam, _ = load_sam(checkpoint, image_size)
+        self.generator = MaskGenerator(
+            sam.to(device), settings, min_predicted_iou, min_stability, points_per_batch, crops_per_batch
+        )
+        self.round_number = round_number
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.select(["image_id", "width", "height", "status", "error"]).to_pylist()
+        pixels = batch["pixels"]
+        images = {
+            index: np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(row["height"], row["width"], 3)
+            for index, row in enumerate(rows)
+            if row["status"] == "ok"
+        }
+        started = time.perf_counter()
+        found: dict[int, Candidates] = {}
+        try:
+            found = dict(zip(images, self.generator.generate(list(images.values())), strict=True))
+        except Exception:  # found out below, image by image, so that one does not take its batch along
+            for index, image in images.items():
+                try:
+                    found[index] = self.generator.generate([image])[0]
+                except Exception as error:  # any failure of one image is its row's: the reason is kept there
+                    rows[index] |= {"status": "failed", "error": f"generate: {describe(error)}"}
+        seconds = (time.perf_counter() - started) / max(1, len(images))
+        masks = [self._structs(row["image_id"], found.get(index)) for index, row in enumerate(rows)]
+        lengths = [len(one) for one in masks]
+        rles = [rle for index in range(len(rows)) if index in found for rle in found[index].rles]
+        return set_columns(
+            batch.drop_columns(["pixels"]),
+            {
+                "status": pa.array([row["status"] for row in rows], pa.string()),
+                "error": pa.array([row["error"] for row in rows], pa.string()),
+                "masks": as_lists(pa.concat_arrays(masks), lengths),
+                "rles": as_lists(pa.array(rles, pa.binary()), lengths),
+                "raw_rles": as_lists(pa.nulls(len(rles), pa.binary()), lengths),
+                "generate_seconds": pa.array([seconds * (index in images) for index in range(len(rows))], pa.float64()),
+            },
+        )
+
+    def _structs(self, image_id: str, found: Candidates | None) -> pa.StructArray:
+        if found is None:
+            return mask_structs({}, 0)
+        columns: dict[str, Any] = {
+            "mask_id": [f"{image_id}/{self.round_number}/{number}" for number in found.number],
+            "bbox": fixed_rows(found.bbox, pa.int32()),
+            "area": found.area,
+            "predicted_iou": found.predicted_iou,
+            "stability_score": found.stability_score,
+            "point": fixed_rows(found.point, pa.float32()),
+            "crop_box": fixed_rows(found.crop_box, pa.int32()),
+            "crop_layer": found.crop_layer,
+            "mask_index": found.mask_index,
+            "source": ["auto"] * len(found),
+            "stage": ["automatic"] * len(found),
+        }
+        return mask_structs(columns, len(found))

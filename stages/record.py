@@ -1,0 +1,125 @@
+"""The record: one Parquet row per image with all its masks, as an Arrow schema, and the way from arrays to columns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+TAGS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float32())]))
+
+MASK = pa.struct(
+    [
+        ("mask_id", pa.string()),
+        ("bbox", pa.list_(pa.int32())),  # x, y, w, h
+        ("area", pa.int64()),
+        ("predicted_iou", pa.float32()),
+        ("stability_score", pa.float32()),
+        ("point", pa.list_(pa.float32())),  # x, y
+        ("crop_box", pa.list_(pa.int32())),  # x, y, w, h
+        ("crop_layer", pa.int8()),
+        ("mask_index", pa.int8()),
+        ("parent_id", pa.string()),
+        ("source", pa.string()),
+        ("stage", pa.string()),
+        ("keep", pa.bool_()),
+        ("drop_reason", pa.string()),
+        ("iscrowd", pa.bool_()),
+        ("tags", TAGS),
+        ("caption", pa.string()),
+        ("caption_score", pa.float32()),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("source_etag", pa.string()),
+        ("content_sha256", pa.string()),
+        ("phash", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("caption", pa.string()),
+        ("caption_score", pa.float32()),
+        ("tags", TAGS),
+        ("embedding", pa.list_(pa.float32())),
+        ("masks", pa.list_(MASK)),
+        ("rles", pa.list_(pa.binary())),
+        ("raw_rles", pa.list_(pa.binary())),
+        ("predicted_iou_floor", pa.float32()),
+        ("round", pa.int32()),
+        ("run_id", pa.string()),
+        ("fingerprints", pa.struct([(link, pa.string()) for link in ("generate", "filter", "tag", "caption")])),
+        (
+            "decode",
+            pa.struct(
+                [
+                    ("mode", pa.string()),
+                    ("bit_depth", pa.int32()),
+                    ("orientation", pa.int32()),
+                    ("bands", pa.list_(pa.int32())),
+                ]
+            ),
+        ),
+        ("extra", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+def set_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    """`table` with each of `columns` replaced, or appended where it is new."""
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, values)
+        else:
+            table = table.append_column(name, values)
+    return table
+
+
+def fixed_rows(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """An (N, K) array as N lists of K values."""
+    num_rows, width = values.shape
+    offsets = np.arange(num_rows + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1), kind))
+
+
+def mask_structs(columns: dict[str, pa.Array | np.ndarray | Sequence[Any]], num_masks: int) -> pa.StructArray:
+    """`num_masks` mask structs from columns; a field that is not given is null (`iscrowd` false, `tags` empty)."""
+    unknown = set(columns) - {field.name for field in MASK}
+    assert not unknown, f"not fields of a mask: {sorted(unknown)}"
+    arrays = []
+    for field in MASK:
+        values = columns.get(field.name)
+        if values is None:
+            if field.name == "iscrowd":
+                values = np.zeros(num_masks, bool)
+            elif field.name == "tags":
+                values = [[]] * num_masks
+            else:
+                values = pa.nulls(num_masks, field.type)
+        arrays.append(values if isinstance(values, pa.Array) else pa.array(values, field.type))
+    return pa.StructArray.from_arrays(arrays, fields=list(MASK))
+
+
+def as_lists(values: pa.Array, lengths: Sequence[int]) -> pa.ListArray:
+    """Flat `values` cut into one list an image."""
+    assert len(values) == sum(lengths)
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def conform(table: pa.Table) -> pa.Table:
+    """`table` with exactly the record's columns in their order: working columns fall away, absent ones are null."""
+    columns = []
+    for field in SCHEMA:
+        if field.name in table.column_names:
+            columns.append(table[field.name].cast(field.type))
+        elif field.name == "tags":
+            columns.append(pa.array([[]] * table.num_rows, field.type))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.table(columns, schema=SCHEMA)
