@@ -24,23 +24,21 @@ class Resources:
 
 def resolve_resources(settings: ResourceSettings, machine: Machine) -> Resources:
     """Raises ValueError when the recipe asks for more than the machine has."""
-    gpus = settings.gpus_per_actor
-    if gpus == "auto":
-        gpus = 1.0 if machine.num_gpus else 0.0
+    available = 1.0 if machine.num_gpus else 0.0
+    gpus = available if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
     if gpus > machine.num_gpus:
         raise ValueError(
             f"resources.gpus_per_actor: {gpus:g} asked, the machine has {machine.num_gpus}; set 0 to run on the CPU"
         )
-    actors = settings.sam_actors
-    if actors == "auto":
-        actors = max(1, int(machine.num_gpus / gpus)) if gpus else max(1, machine.num_cpus // CPUS_PER_ACTOR)
+    fitting = int(machine.num_gpus / gpus) if gpus else machine.num_cpus // CPUS_PER_ACTOR
+    actors = max(1, fitting) if settings.sam_actors == "auto" else settings.sam_actors
     if gpus and actors * gpus > machine.num_gpus:
         raise ValueError(
             f"resources.sam_actors: {actors} × {gpus:g} GPUs asked, the machine has {machine.num_gpus}; ask for fewer"
         )
     if actors >= machine.num_cpus:
         raise ValueError(
-            f"resources.sam_actors: {actors} asked on {machine.num_cpus} CPUs, of which decoding needs one; ask for fewer"
+            f"resources.sam_actors: {actors} asked on {machine.num_cpus} CPUs, and decoding needs one; ask for fewer"
         )
     # an actor leaves room for decoding and filtering; on a CPU its threads may still use every core while those idle
     cpus = 1.0 if gpus else (machine.num_cpus - 1) / actors

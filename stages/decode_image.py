@@ -19,6 +19,7 @@ from stages.record import SCHEMA, set_columns
 Image.MAX_IMAGE_PIXELS = None
 
 _BIT_DEPTH = {"1": 1, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
+_UNUSED_BANDS = ("A", "a", "X")  # alpha, premultiplied alpha, padding
 
 
 class DecodeSettings(BaseModel):
@@ -59,8 +60,10 @@ def decode_image(data: bytes, settings: DecodeSettings) -> DecodedImage:
             grey = np.clip(wide >> 8 if wide.max(initial=0) > 255 or mode != "I" else wide, 0, 255).astype(np.uint8)
             pixels = np.repeat(grey[..., None], 3, axis=2)
         else:
+            upright.info.pop("transparency", None)  # Pillow would warn that RGB loses it
             pixels = np.asarray(upright.convert("RGB"))
-    return DecodedImage(pixels, mode, _BIT_DEPTH.get(mode, 8), orientation, list(range(min(3, len(image.getbands())))))
+        bands = [index for index, band in enumerate(image.getbands()) if band not in _UNUSED_BANDS]
+    return DecodedImage(pixels, mode, _BIT_DEPTH.get(mode, 8), orientation, bands)
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:

@@ -65,7 +65,7 @@ class FilterMasks:
         columns = {
             "status": pa.array(statuses, pa.string()),
             "error": pa.array(errors, pa.string()),
-            "masks": as_lists(pa.concat_arrays(structs), [len(one) for one in structs]),
+            "masks": as_lists(pa.concat_arrays([masks.values.slice(0, 0), *structs]), [len(one) for one in structs]),
             "rles": pa.array(rles, pa.list_(pa.binary())),
             "raw_rles": pa.array(raw_rles, pa.list_(pa.binary())),
             "filter_seconds": pa.array(seconds, pa.float64()),

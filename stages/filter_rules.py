@@ -106,9 +106,10 @@ def by_crop_edge(masks: FilteredMasks, settings: FilterSettings) -> None:
     if settings.crop_edge_tolerance is None:
         return
     for crop_box, indices in _by_crop(masks):
+        x, y, w, h = crop_box.tolist()
         cut = touches_crop_edge(
             inclusive_xyxy(masks.bbox[indices]),
-            np.array([*crop_box[:2], *(crop_box[:2] + crop_box[2:])]),
+            (x, y, x + w, y + h),
             (masks.height, masks.width),
             settings.crop_edge_tolerance,
         )
@@ -156,7 +157,7 @@ def clean_up(masks: FilteredMasks, settings: FilterSettings) -> None:
         cleaned, differs = clean_rle(
             rle, masks.height, masks.width, settings.min_component_area, settings.max_hole_area
         )
-        if differs and areas([cleaned])[0] == 0:
+        if (areas([cleaned])[0] if differs else masks.area[index]) == 0:
             masks.drop(np.array([index]), SMALL)
         elif differs:
             masks.rles[index], masks.raw_rles[index] = cleaned, rle

@@ -65,7 +65,7 @@ class GenerateMasks:
             {
                 "status": pa.array([row["status"] for row in rows], pa.string()),
                 "error": pa.array([row["error"] for row in rows], pa.string()),
-                "masks": as_lists(pa.concat_arrays(masks), lengths),
+                "masks": as_lists(pa.concat_arrays([mask_structs({}, 0), *masks]), lengths),
                 "rles": as_lists(pa.array(rles, pa.binary()), lengths),
                 "raw_rles": as_lists(pa.nulls(len(rles), pa.binary()), lengths),
                 "generate_seconds": pa.array([seconds * (index in images) for index in range(len(rows))], pa.float64()),

@@ -67,8 +67,8 @@ class Upsampler:
         `logits` (low, low) float32. Interpolated values are convex combinations, so nothing outside the pixels that read
         a logit above `mask_threshold - offset` can count; only that rectangle is computed, in strips of columns.
         Returns the stability score (segment-anything `calculate_stability_score`: |above threshold + offset| over
-        |above threshold - offset|, here 0 for an empty mask) and, unless it is below `min_stability`, the positions
-        at which the column-major mask of the whole image changes value, else None.
+        |above threshold - offset|, here 0 for an empty mask) and the positions at which the column-major mask of the
+        whole image changes value, or None for a mask that is empty or below `min_stability`.
         """
         reached = logits > mask_threshold - offset
         low_rows = torch.nonzero(reached.any(1)).flatten()
@@ -81,17 +81,16 @@ class Upsampler:
             return 0.0, None
         tall = self.rows.weights[top:bottom, row_a:row_b] @ logits[row_a:row_b, column_a:column_b]
         inner = outer = 0
-        strips = []
+        pieces = []
         for start, stop in _strips(left, right, bottom - top):
-            full = tall @ self.columns.weights[start:stop, column_a:column_b].T
-            inner += int((full > mask_threshold + offset).sum())
-            outer += int((full > mask_threshold - offset).sum())
-            strips.append((start, (full > mask_threshold).numpy()))
+            # numpy compares and counts about ten times as fast as torch does
+            full = (tall @ self.columns.weights[start:stop, column_a:column_b].T).numpy()
+            inner += np.count_nonzero(full > mask_threshold + offset)
+            outer += np.count_nonzero(full > mask_threshold - offset)
+            pieces.append(transitions(full > mask_threshold, self.x0 + start, self.y0 + top, self.height))
         stability = inner / outer if outer else 0.0
-        if stability < min_stability:
-            return stability, None
-        pieces = [transitions(mask, self.x0 + start, self.y0 + top, self.height) for start, mask in strips]
-        return stability, join_transitions(pieces)
+        outline = join_transitions(pieces)
+        return stability, outline if len(outline) and stability >= min_stability else None
 
 
 def _strips(left: int, right: int, height: int) -> Iterator[tuple[int, int]]:

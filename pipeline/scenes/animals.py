@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.scenes.figure import Figure, Piece, joined, patch, piece
-from pipeline.scenes.outlines import blob, curve, ellipse, polygon, smooth, stroke, turn
+from pipeline.scenes.outlines import blob, curve, ellipse, polygon, shift, smooth, stroke, turn
 
 
 def quadruped(rng: np.random.Generator) -> Figure:
@@ -33,7 +33,7 @@ def quadruped(rng: np.random.Generator) -> Figure:
             pieces.append(patch("patch", "fur/2", blob(rng, 0.4, 32) * rng.uniform(0.12, 0.32) + at, body))
     lean = rng.uniform(0.3, 0.7)
     top = np.array([0.85 + lean * neck * 0.8, -0.2 - neck * 0.9])
-    pieces.append(piece("neck", "fur", stroke([(0.75, -0.1), tuple(0.5 * (top + (0.8, -0.2))), tuple(top)],
+    pieces.append(piece("neck", "fur", stroke([(0.75, -0.1), tuple(0.5 * shift(top, 0.8, -0.2)), tuple(top)],
                                               girth * 1.1, 0.34)))  # fmt: skip
     tilt = rng.uniform(0.0, 0.7)
     head = len(pieces)
@@ -42,9 +42,9 @@ def quadruped(rng: np.random.Generator) -> Figure:
     for side in (-0.12, 0.04):
         ear = turn(polygon((-0.08, 0.0), (0.0, -0.3), (0.1, 0.0)), rng.normal(0.0, 0.3)) + top + (side, -0.15)
         pieces.append(piece("ear", "fur", smooth(ear), parent=head, relief=0.3))
-    pieces.append(patch("eye", "dark", ellipse(*(top + turn(np.array([[0.14, -0.08]]), tilt)[0]), 0.045, 0.045), head))
+    pieces.append(patch("eye", "dark", turn(ellipse(0.14, -0.08, 0.045, 0.045), tilt) + top, head))
     if noun in ("cow", "deer") and rng.random() < 0.7:
-        horn = [tuple(top + (0.0, -0.15)), tuple(top + (-0.1, -0.4)), tuple(top + (0.12, -0.65))]
+        horn = [tuple(shift(top, dx, dy)) for dx, dy in ((0.0, -0.15), (-0.1, -0.4), (0.12, -0.65))]
         pieces.append(piece("horn", "rock", stroke(horn, 0.1, 0.03), parent=head))
     return joined(noun, pieces, height)
 
@@ -52,16 +52,14 @@ def quadruped(rng: np.random.Generator) -> Figure:
 def bird(rng: np.random.Generator) -> Figure:
     """A standing bird in profile."""
     plump, neck = rng.uniform(0.35, 0.65), rng.uniform(0.0, 0.7)
-    pieces = [
-        piece("leg", "skin", stroke([(x, 0.3), (x + 0.05, 0.9)], 0.07, 0.05)) for x in (-0.05, 0.12)
-    ]
+    pieces = [piece("leg", "skin", stroke([(x, 0.3), (x + 0.05, 0.9)], 0.07, 0.05)) for x in (-0.05, 0.12)]
     tail = polygon((-0.7, -0.05), (-1.4, 0.1 + rng.normal(0.0, 0.2)), (-1.35, 0.3), (-0.6, 0.25))
     pieces.append(piece("tail", "feather/2", tail, relief=0.3))
     trunk = smooth([(-0.9, 0.15), (-0.4, -plump * 0.7), (0.35, -plump), (0.75, -0.1), (0.4, plump), (-0.3, plump)])
     pieces.append(piece("body", "feather", trunk, relief=1.0))
     pieces.append(piece("neck", "feather", stroke([(0.5, -0.1), (0.65, -0.3 - neck)], 0.5, 0.3)))
     head, at = len(pieces), np.array([0.68, -0.45 - neck])
-    pieces.append(piece("head", "feather", ellipse(*at, 0.26, 0.23), relief=1.0))
+    pieces.append(piece("head", "feather", ellipse(0.0, 0.0, 0.26, 0.23) + at, relief=1.0))
     beak = polygon((0.2, -0.08), (0.2 + rng.uniform(0.2, 0.6), rng.uniform(-0.02, 0.12)), (0.18, 0.1)) + at
     pieces.append(piece("beak", "fruit", beak, relief=0.4))
     pieces.append(patch("eye", "dark", ellipse(at[0] + 0.1, at[1] - 0.04, 0.045, 0.045), head))
@@ -99,19 +97,18 @@ def snake(rng: np.random.Generator) -> Figure:
 
 def bug(rng: np.random.Generator) -> Figure:
     """A beetle or butterfly seen from above."""
+    pieces: list[Piece] = []
     if rng.random() < 0.5:
-        pieces = []
         upper = smooth([(0.05, -0.1), (0.5, -0.9), (1.1, -0.8 + rng.normal(0.0, 0.1)), (0.9, -0.1), (0.3, 0.1)])
         lower = smooth([(0.05, 0.05), (0.6, 0.0), (0.9, 0.4), (0.5, 0.9 + rng.normal(0.0, 0.1)), (0.15, 0.5)])
         for side in (-1.0, 1.0):
             for ring in (lower, upper):
                 index = len(pieces)
                 pieces.append(piece("wing", "petal", ring * (side, 1.0), relief=0.1))
-                spot = ellipse(*(ring.mean(axis=0) * (side, 1.0)), 0.16, 0.2)
+                spot = ellipse(0.0, 0.0, 0.16, 0.2) + ring.mean(axis=0) * (side, 1.0)
                 pieces.append(patch("spot", "petal/2", spot, index))
         pieces.append(piece("body", "dark", ellipse(0.0, 0.0, 0.08, 0.55), relief=1.0))
         return joined("butterfly", pieces, 0.3)
-    pieces = []
     for y in (-0.3, 0.1, 0.5):
         for side in (-1.0, 1.0):
             path = [(0.3 * side, y), (0.8 * side, y + rng.normal(0.0, 0.1)), (1.0 * side, y + 0.25)]

@@ -32,7 +32,7 @@ class Setting:
 
 def landscape(rng: np.random.Generator, canvas: Canvas) -> Setting:
     """Sky, hills, perhaps a row of woods, and ground with a path, a field or water."""
-    w, h = canvas.width, canvas.height
+    h = canvas.height
     horizon = h * float(rng.uniform(0.2, 0.65))
     _sky(rng, canvas, horizon + 0.15 * h)
     air, haze = lab_to_linear(near_lab(rng, (75.0, -1.0, -5.0), (8.0, 2.0, 5.0))), float(rng.beta(1.2, 2.5))
@@ -103,7 +103,7 @@ def room(rng: np.random.Generator, canvas: Canvas) -> Setting:
     if rng.random() < 0.5:
         cloth = make_material(rng, "cloth", canvas.scale, canvas.palette)
         x, y, r = w * rng.uniform(0.2, 0.8), edge + (h - edge) * rng.uniform(0.3, 0.8), w * rng.uniform(0.15, 0.4)
-        rug = polygon((x - r, y + 0.25 * r), (x - 0.7 * r, y - 0.2 * r), (x + 0.7 * r, y - 0.2 * r), (x + r, y + 0.25 * r))
+        rug = polygon((-1.0, 0.25), (-0.7, -0.2), (0.7, -0.2), (1.0, 0.25)) * r + (x, y)
         add_region(canvas, "rug", np.minimum(rug, (w + 9.0, h + 9.0)), cloth, *_perspective(canvas, horizon))
     far = (edge - horizon) / (h - horizon) + 0.02
     return Setting("room", horizon, float(rng.uniform(0.8, 1.8)), wall.base, 0.0, far)
@@ -161,8 +161,9 @@ def thicket(rng: np.random.Generator, canvas: Canvas) -> Setting:
     bark = make_material(rng, "bark", canvas.scale * 0.5, canvas.palette)
     for _ in range(int(rng.integers(0, 7))):
         x, half = w * rng.random(), w * rng.uniform(0.006, 0.05)
-        foot, lean = horizon + (h - horizon) * min(1.1, half / (0.04 * w)) * rng.uniform(0.3, 1.0), rng.normal(0.0, 0.03) * w
-        trunk = polygon((x - half, -9.0), (x + half, -9.0), (x + lean + half * 1.2, foot), (x + lean - half * 1.2, foot))
+        foot = horizon + (h - horizon) * min(1.1, half / (0.04 * w)) * rng.uniform(0.3, 1.0)
+        below, wide = x + rng.normal(0.0, 0.03) * w, 1.2 * half
+        trunk = polygon((x - half, -9.0), (x + half, -9.0), (below + wide, foot), (below - wide, foot))
         add_region(canvas, "trunk", roughen(rng, trunk, half * 0.1), bark, tone=float(rng.uniform(0.4, 1.1)))
     return Setting("wood", horizon, float(rng.uniform(0.5, 2.0)), leaf.base, 0.2)
 

@@ -32,13 +32,13 @@ def expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Photograph linear light, (H, W, 3) float32: lens, exposure, tone, sensor noise, compression; uint8 sRGB."""
     image = _lens(rng, image)
     gains = np.exp(rng.normal(0.0, 0.07, 3)).astype(np.float32)
-    level = float(np.exp(rng.normal(np.log(0.17), 0.35))) / max(float(image.mean()), 1e-4)
+    level = float(np.exp(rng.normal(np.log(0.18), 0.38))) / max(float(image.mean()), 1e-4)
     image = np.clip(image * (gains * level), 0.0, None)
     knee = float(rng.uniform(0.55, 0.9))  # highlights roll off instead of clipping hard
     over = np.maximum(image - knee, 0.0)
     image = np.minimum(image, knee) + (1.0 - knee) * over / (over + (1.0 - knee))
     image = np.power(image, float(rng.uniform(0.88, 1.12) / 2.3))
-    contrast = float(rng.uniform(-0.15, 0.45))
+    contrast = float(rng.uniform(-0.1, 1.0))
     image = image + contrast * (image - 0.45) * image * (1.0 - image) * 2.0
     image = _desaturate(rng, image)
     image = _noise(rng, image)
@@ -47,14 +47,17 @@ def expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         quality = int(rng.integers(45, 96))
         ok, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         assert ok
-        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
+        picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
     return np.ascontiguousarray(picture)
 
 
 def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     h, w = image.shape[:2]
-    sigma = float(rng.uniform(0.25, 0.9)) * (1.0 if rng.random() < 0.9 else 1.8)
-    image = cv2.GaussianBlur(image, (0, 0), sigma)
+    sigma = float(rng.uniform(0.0, 0.65)) * (1.0 if rng.random() < 0.9 else 2.0)
+    if sigma > 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    if rng.random() < 0.5:  # cameras and scanners sharpen
+        image = image + float(rng.uniform(0.3, 1.3)) * (image - cv2.GaussianBlur(image, (0, 0), 1.0))
     if rng.random() < 0.05:
         angle, length = rng.uniform(0.0, np.pi), rng.uniform(2.0, 0.012 * max(h, w) + 3.0)
         image = cv2.filter2D(image, -1, motion_kernel((float(np.cos(angle) * length), float(np.sin(angle) * length))))
@@ -63,14 +66,14 @@ def _lens(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         y = np.linspace(-1.0, 1.0, h, dtype=np.float32)[:, None]
         image = image * (1.0 - float(rng.uniform(0.05, 0.35)) * 0.5 * (x * x + y * y))[..., None]
     if rng.random() < 0.2:  # veiling glare
-        image = image + float(rng.uniform(0.02, 0.12)) * image.mean(axis=(0, 1), keepdims=True)
+        image = image + float(rng.uniform(0.02, 0.12)) * image.mean(axis=(0, 1))
     return np.asarray(image)
 
 
 def _desaturate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    keep = 0.0 if rng.random() < 0.06 else float(rng.uniform(0.55, 1.15))
-    grey = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return grey[..., None] + (image - grey[..., None]) * keep
+    keep = 0.0 if rng.random() < 0.06 else float(rng.uniform(0.7, 1.5))
+    grey = cv2.transform(image, np.array([[0.299, 0.587, 0.114]], dtype=np.float32))
+    return np.asarray(grey[..., None] + (image - grey[..., None]) * keep)
 
 
 def _noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -109,9 +109,7 @@ def coverage(rings: Sequence[Ring], box: Box) -> np.ndarray:
     return mask.astype(np.float32) * (1.0 / 255.0)
 
 
-def surface(
-    canvas: Canvas, alpha: np.ndarray, box: Box, material: Material, relief: float, tone: float
-) -> np.ndarray:
+def surface(canvas: Canvas, alpha: np.ndarray, box: Box, material: Material, relief: float, tone: float) -> np.ndarray:
     """The lit colour of a surface over `box`, (H, W, 3) float32 linear light."""
     if alpha.size < _TINY:
         flat = material.base * (canvas.light.ambient + canvas.light.direct) * tone

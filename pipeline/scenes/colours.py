@@ -47,6 +47,7 @@ _ANCHORS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("pink", (205, 70, 130)),
 )
 _LIGHTNESS_WEIGHT = 0.6  # a hue says more about a name than a shade does
+_GREY_HANDICAP = 50.0  # squared Lab units: a faint hue is named by its hue
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def sample_palette(rng: np.random.Generator) -> Palette:
 def sample_lab(rng: np.random.Generator, palette: Palette) -> Lab:
     """Draw a colour: lightness broad, chroma small on average, hues leaning to earth, leaf and sky."""
     lightness = float(rng.uniform(10.0, 94.0))
-    chroma = rng.uniform(28.0, 75.0) if rng.random() < 0.12 + 0.5 * palette.vivid else rng.gamma(2.0, 6.0)
+    chroma = rng.uniform(28.0, 80.0) if rng.random() < 0.15 + 0.5 * palette.vivid else rng.gamma(2.0, 8.0)
     centre, spread = ((65.0, 28.0), (128.0, 25.0), (258.0, 24.0), (0.0, 400.0))[
         int(rng.choice(4, p=(0.42, 0.18, 0.18, 0.22)))
     ]
@@ -126,4 +127,5 @@ def _name_table() -> np.ndarray:
     cells_lab = cv2.cvtColor(cells, cv2.COLOR_RGB2LAB)[0] * weights
     anchors_lab = cv2.cvtColor(anchors, cv2.COLOR_RGB2LAB)[0] * weights
     distance = ((cells_lab[:, None] - anchors_lab[None]) ** 2).sum(axis=-1)
+    distance += np.array([_GREY_HANDICAP if name == "grey" else 0.0 for name, _ in _ANCHORS], dtype=np.float32)
     return distance.argmin(axis=1).astype(np.uint8).reshape(32, 32, 32)

@@ -14,8 +14,8 @@ class Piece:
 
     `rings` are filled even-odd (a ring within a ring is a hole). `surface` is a kind of material, optionally with a
     number ("cloth/2") to tell two materials of a kind apart. `parent` is the index of the piece this one is a part
-    of, None for the object itself. `relief` says how round the surface is (0 flat), `tone` scales its brightness, and
-    `clipped` keeps it within its parent.
+    of, None for the object itself. `relief` says how round the surface is (0 flat), `tone` scales its brightness,
+    `clipped` keeps it within its parent, and `joins` makes it one part with the piece before it.
     """
 
     rings: tuple[Ring, ...]
@@ -25,6 +25,7 @@ class Piece:
     relief: float = 0.6
     tone: float = 1.0
     clipped: bool = False
+    joins: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,16 @@ class Figure:
 
 
 def piece(
-    noun: str, surface: str, *rings: Ring, parent: int | None = None, relief: float = 0.6, tone: float = 1.0
+    noun: str,
+    surface: str,
+    *rings: Ring,
+    parent: int | None = None,
+    relief: float = 0.6,
+    tone: float = 1.0,
+    joins: bool = False,
 ) -> Piece:
     """A piece from its outline(s)."""
-    return Piece(rings, noun, surface, parent, relief, tone)
+    return Piece(rings, noun, surface, parent, relief, tone, joins=joins)
 
 
 def patch(noun: str, surface: str, ring: Ring, parent: int, relief: float = 0.2) -> Piece:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from pipeline.scenes.colours import Lab, Palette, lab_to_linear, linear_to_lab, near_lab, sample_lab
@@ -33,7 +34,7 @@ class Kind:
     centres: tuple[Lab, ...] = ()
     period: tuple[float, float] = (0.03, 0.14)  # of the scene's scale
     variation: tuple[float, float] = (0.06, 0.3)
-    bump: tuple[float, float] = (0.2, 1.2)
+    bump: tuple[float, float] = (0.0, 1.0)
     gloss: float = 0.15
     second_apart: float = 1.0  # how far the second colour is from the first
     level: bool = False  # the pattern keeps upright
@@ -46,7 +47,9 @@ _ANY = (
 
 KINDS: dict[str, Kind] = {
     "any": Kind(_ANY, gloss=0.35),
-    "paint": Kind(("plain", "plain", "plain", "plain", "striped"), variation=(0.03, 0.12), gloss=0.8, bump=(0.0, 0.2)),
+    "paint": Kind(
+        ("plain", "plain", "plain", "shiny", "striped"), variation=(0.02, 0.1), gloss=0.8, bump=(0.0, 0.08),
+    ),
     "cloth": Kind(("plain", "plain", "striped", "plaid", "checked", "dotted", "woven"), bump=(0.4, 2.0), gloss=0.0),
     "fur": Kind(
         ("furry", "furry", "furry", "spotted", "striped", "mottled", "plain"),
@@ -54,7 +57,8 @@ KINDS: dict[str, Kind] = {
         period=(0.03, 0.09), variation=(0.1, 0.35), bump=(0.3, 1.0), gloss=0.05, second_apart=0.7,
     ),
     "feather": Kind(("scaly", "furry", "plain", "striped", "mottled"), period=(0.02, 0.05), gloss=0.1),
-    "skin": Kind(("plain",), ((70, 14, 20), (55, 16, 22), (38, 14, 20), (80, 10, 15)), variation=(0.03, 0.08)),
+    "skin": Kind(("plain",), ((70, 14, 20), (55, 16, 22), (38, 14, 20), (80, 10, 15)), variation=(0.03, 0.08),
+                 bump=(0.0, 0.2)),
     "scale": Kind(("scaly", "spotted", "striped", "plain", "mottled"), period=(0.015, 0.05), gloss=0.6),
     "leaf": Kind(
         ("leafy", "leafy", "leafy", "mottled", "furry"),
@@ -105,13 +109,18 @@ KINDS: dict[str, Kind] = {
         ("wooden", "wooden", "plain"), ((50, 10, 26), (38, 12, 22), (68, 6, 24), (26, 8, 12)),
         period=(0.04, 0.18), variation=(0.08, 0.2), bump=(0.2, 0.8), gloss=0.25, second_apart=0.5,
     ),
-    "metal": Kind(("plain", "plain", "ribbed"), ((60, 0, -1), (40, 0, 0), (75, 0, 2), (55, 3, 15)), gloss=1.0),
+    "metal": Kind(
+        ("plain", "shiny", "ribbed", "shiny"), ((60, 0, -1), (40, 0, 0), (75, 0, 2), (55, 3, 15)),
+        variation=(0.02, 0.12), bump=(0.0, 0.15), gloss=1.0,
+    ),
     "dark": Kind(("plain", "ribbed"), ((12, 0, 0), (20, 0, 1), (16, 1, -2)), period=(0.01, 0.03), gloss=0.3),
     "glass": Kind(
-        ("plain", "mottled"), ((28, -2, -8), (18, 0, -3), (60, -4, -8), (78, -2, -3)),
-        period=(0.1, 0.3), gloss=1.0, bump=(0.0, 0.1), second_apart=0.8,
+        ("plain", "shiny", "shiny", "mottled"), ((28, -2, -8), (18, 0, -3), (60, -4, -8), (78, -2, -3)),
+        period=(0.1, 0.3), variation=(0.03, 0.12), gloss=1.0, bump=(0.0, 0.03), second_apart=1.2,
     ),
-    "light": Kind(("plain",), ((92, 0, 8), (85, 2, 30), (70, 40, 30)), variation=(0.02, 0.05), gloss=0.8),
+    "light": Kind(
+        ("plain",), ((92, 0, 8), (85, 2, 30), (70, 40, 30)), variation=(0.02, 0.05), bump=(0.0, 0.1), gloss=0.8,
+    ),
     "fruit": Kind(
         ("plain", "speckled", "mottled", "plain", "striped"),
         ((45, 50, 35), (65, 35, 60), (80, 0, 65), (60, -30, 45), (35, 25, 5), (75, 15, 40)),
@@ -143,7 +152,7 @@ def make_material(
         period=float(max(period, 2.5)),
         angle=float(rng.normal(0.0, 0.03) if look.level else rng.choice((0.0, 0.5 * np.pi, rng.uniform(0.0, np.pi)))),
         variation=float(rng.uniform(*look.variation)),
-        stretch=float(np.exp(rng.uniform(np.log(0.5), np.log(2.5)))),
+        stretch=float(np.exp(rng.uniform(np.log(0.35), np.log(2.0)))),
         bump=float(rng.uniform(*look.bump)),
         gloss=float(look.gloss * rng.uniform(0.3, 1.0)),
         offset=(float(rng.uniform(0.0, 4096.0)), float(rng.uniform(0.0, 4096.0))),
@@ -162,11 +171,11 @@ def paint(material: Material, u: np.ndarray, v: np.ndarray, tiles: Tiles) -> tup
     along = v * float(cos) - u * float(sin) + material.offset[1] * 0.01
     mix, relief = PATTERNS[material.pattern](across, along, wobble, tiles)
     # Log brightness varies most, the two opponent colour axes less: the correlations of photographs.
-    opponent = np.array([[1.0, 1.0, 1.0], [0.16, 0.0, -0.24], [-0.1, 0.1, -0.05]], dtype=np.float32)
+    opponent = np.array([[1.0, 0.16, -0.1], [1.0, 0.0, 0.1], [1.0, -0.24, -0.05]], dtype=np.float32)
     fine = sample(tiles.rough, u + material.offset[1], v + material.offset[0])
-    change = wobble.reshape(-1, 3) @ (opponent * material.variation)
-    change += (fine * (material.variation * 0.2)).reshape(-1, 1)
+    change = cv2.transform(wobble, opponent * material.variation)
+    change += (fine * (material.variation * 0.4))[..., None]
     colour = (material.second - material.base) * mix[..., None] + material.base
-    colour *= np.exp(change).reshape(colour.shape)
-    relief = (relief * material.period + (wobble[..., 0] * 0.4 + fine * 0.05)) * material.bump
+    colour *= np.exp(change)
+    relief = (relief * material.period + (wobble[..., 0] * 0.22 + fine * 0.06)) * material.bump
     return colour.astype(np.float32, copy=False), relief.astype(np.float32, copy=False)

@@ -10,7 +10,7 @@ Ring = np.ndarray  # (N, 2) float64
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0, num: int = 40) -> Ring:
     """An ellipse turned by `angle` radians."""
     t = np.linspace(0.0, 2.0 * np.pi, num, endpoint=False)
-    return turn(np.column_stack([rx * np.cos(t), ry * np.sin(t)]), angle) + (cx, cy)
+    return shift(turn(np.column_stack([rx * np.cos(t), ry * np.sin(t)]), angle), cx, cy)
 
 
 def box(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> Ring:
@@ -85,10 +85,15 @@ def mirror(ring: Ring) -> Ring:
     return ring[::-1] * (-1.0, 1.0)
 
 
+def shift(points: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """Points (..., 2) moved by (dx, dy)."""
+    return points + np.array([dx, dy])
+
+
 def turn(points: np.ndarray, angle: float, about: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """Points (N, 2) turned by `angle` radians about a point."""
     cos, sin = np.cos(angle), np.sin(angle)
-    return (points - about) @ np.array([[cos, sin], [-sin, cos]]) + about
+    return (points - about) @ np.array([[cos, sin], [-sin, cos]]) + np.array(about)
 
 
 def roughen(rng: np.random.Generator, ring: Ring, amount: float, num: int = 120) -> Ring:

@@ -36,6 +36,11 @@ def plain(u: Field, v: Field, wobble: Field, tiles: Tiles) -> tuple[Field, Field
     return ramp(wobble[..., 1], -1.5, 4.0), wobble[..., 0] * 0.02
 
 
+def shiny(u: Field, v: Field, wobble: Field, tiles: Tiles) -> tuple[Field, Field]:
+    band = ramp(_triangle(v * 0.12 + u * 0.04 + wobble[..., 1] * 0.03), 0.35, 0.6)
+    return 0.5 * band + 0.5 * ramp(_triangle(v * 0.09), 0.1, 0.9), wobble[..., 1] * 0.002
+
+
 def striped(u: Field, v: Field, wobble: Field, tiles: Tiles) -> tuple[Field, Field]:
     mix = ramp(_triangle(u + wobble[..., 1] * 0.05), 0.42, 0.58)
     return mix, mix * 0.02
@@ -158,6 +163,7 @@ def rippled(u: Field, v: Field, wobble: Field, tiles: Tiles) -> tuple[Field, Fie
 
 PATTERNS: dict[str, Pattern] = {
     "plain": plain,
+    "shiny": shiny,
     "striped": striped,
     "checked": checked,
     "plaid": plaid,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.scenes.figure import Figure, Piece, joined, patch, piece
-from pipeline.scenes.outlines import blob, ellipse, polygon, roughen, smooth, stroke, turn
+from pipeline.scenes.outlines import blob, ellipse, polygon, roughen, shift, smooth, stroke, turn
 from pipeline.scenes.primitives import leaf_outline
 
 
@@ -14,25 +14,25 @@ def tree(rng: np.random.Generator) -> Figure:
     pieces = [piece("trunk", "bark", trunk, relief=0.9)]
     form = int(rng.choice(4, p=(0.5, 0.2, 0.15, 0.15)))
     if form == 0:
-        for _ in range(int(rng.integers(1, 4))):
+        for k in range(int(rng.integers(1, 4))):
             at = (bend + rng.normal(0.0, 0.3), -0.5 + rng.normal(0.0, 0.25))
             ring = blob(rng, 0.8, 90) * rng.uniform(0.4, 0.75) * (rng.uniform(0.9, 1.4), 1.0) + at
-            pieces.append(piece("crown", "leaf", roughen(rng, ring, 0.035, 200), relief=0.8))
+            pieces.append(piece("crown", "leaf", roughen(rng, ring, 0.035, 200), relief=0.8, joins=k > 0))
     elif form == 1:
         tiers = int(rng.integers(3, 6))
         for k in range(tiers):
             y, w = 0.6 - 1.5 * k / tiers, 0.75 * (1.0 - 0.75 * k / tiers)
             ring = polygon((-w, y), (0.0, y - 0.75), (w, y), (0.0, y + 0.08))
-            pieces.append(piece("crown", "leaf", roughen(rng, ring, 0.03), relief=0.6))
+            pieces.append(piece("crown", "leaf", roughen(rng, ring, 0.03), relief=0.6, joins=k > 0))
     elif form == 2:
         for angle in np.linspace(-2.2, 2.2, int(rng.integers(6, 11))) + rng.normal(0.0, 0.15):
             tip = np.array([np.sin(angle), -0.45 * np.cos(angle)]) * rng.uniform(0.6, 1.0)
-            path = np.array([[0.0, 0.0], tip * 0.55 - (0.0, 0.15), tip + (0.0, 0.12)]) + (bend * 0.5, -0.4)
+            path = shift(np.array([(0.0, 0.0), tip * 0.55 - (0.0, 0.15), shift(tip, 0.0, 0.12)]), bend * 0.5, -0.4)
             pieces.append(piece("frond", "leaf", roughen(rng, stroke(path, 0.06, 0.03, 0.1), 0.01, 60), relief=0.3))
     else:
         for _ in range(int(rng.integers(4, 10))):
             start = np.array([bend * 0.5, rng.uniform(-0.4, 0.2)])
-            tip = start + (rng.normal(0.0, 0.55), -rng.uniform(0.3, 0.9))
+            tip = shift(start, rng.normal(0.0, 0.55), -rng.uniform(0.3, 0.9))
             mid = 0.5 * (start + tip) + rng.normal(0.0, 0.08, 2)
             pieces.append(piece("branch", "bark", stroke(np.array([start, mid, tip]), 0.09, 0.02)))
     return joined("tree", pieces, float(rng.uniform(3.0, 9.0)))
@@ -56,12 +56,12 @@ def flower(rng: np.random.Generator) -> Figure:
     bend = rng.normal(0.0, 0.15)
     pieces.append(piece("stem", "stem", stroke([(bend, 1.0), (0.0, 0.4), (0.0, -0.4)], 0.09, 0.07)))
     for side in (-1.0, 1.0):
-        ring = turn(leaf_outline() * (0.5, 0.4), side * rng.uniform(0.6, 1.2)) + (0.0, rng.uniform(0.3, 0.8))
-        pieces.append(piece("leaf", "leaf", ring, relief=0.3))
+        ring = turn(leaf_outline() * (0.5, 0.4), side * rng.uniform(0.6, 1.2))
+        pieces.append(piece("leaf", "leaf", shift(ring, 0.0, rng.uniform(0.3, 0.8)), relief=0.3))
     num, length, width = int(rng.integers(5, 12)), rng.uniform(0.4, 0.65), rng.uniform(0.4, 1.0)
     for k in range(num):
         ring = turn(leaf_outline() * (width * 0.5, 0.5) * length, 2.0 * np.pi * k / num + rng.normal(0.0, 0.08))
-        pieces.append(piece("petal", "petal", smooth(ring[::3]) + (0.0, -0.45), relief=0.4))
+        pieces.append(piece("petal", "petal", shift(smooth(ring[::3]), 0.0, -0.45), relief=0.4))
     pieces.append(piece("centre", "petal/2", ellipse(0.0, -0.45, length * 0.3, length * 0.3), relief=1.0))
     return joined("flower", pieces, 0.5)
 
@@ -106,6 +106,6 @@ def fruit(rng: np.random.Generator) -> Figure:
         for x in (-0.6, 0.6, -0.3, 0.3, 0.0):
             pieces.append(piece("segment", "fruit", ellipse(x, 0.1, 0.42, 0.78), relief=1.0))
     elif rng.random() < 0.5:
-        leaf = turn(leaf_outline() * 0.28, float(rng.uniform(0.5, 1.6))) + (0.0, -0.85)
+        leaf = shift(turn(leaf_outline() * 0.28, float(rng.uniform(0.5, 1.6))), 0.0, -0.85)
         pieces.append(piece("leaf", "leaf", leaf, relief=0.3))
     return joined(noun, pieces, 0.3)

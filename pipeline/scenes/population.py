@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from pipeline.scenes import animals, plants, primitives, things, vehicles
@@ -58,13 +59,19 @@ def populate(rng: np.random.Generator, canvas: Canvas, setting: Setting, num_obj
         budget -= count * (len(figure.pieces) + 1)
         if budget < 0:
             break
-        groups.append(_Group(figure, count, float(np.exp(rng.uniform(np.log(setting.far), np.log(1.15))))))
+        near = float(np.exp(rng.uniform(np.log(setting.far), np.log(1.15))))
+        if setting.horizon is not None:  # what is tall stands back, so that it fits into the view
+            fits = canvas.scale * float(rng.uniform(0.45, 1.1)) * setting.eye / figure.height
+            near = max(min(near, fits / (canvas.height - setting.horizon)), setting.far)
+        groups.append(_Group(figure, count, near))
     groups.sort(key=lambda group: group.near)
     focus = groups[int(rng.integers(len(groups)))].near if groups and rng.random() < 0.4 else None
-    blur = canvas.scale * float(rng.uniform(0.0015, 0.007))
+    blur = canvas.scale * float(rng.uniform(0.001, 0.005))
+    if focus is not None and focus > 0.45:
+        canvas.image = cv2.GaussianBlur(canvas.image, (0, 0), blur)  # what lies behind is out of focus too
     for group in groups:
         defocus = 0.0 if focus is None else blur * float(abs(np.log(group.near / focus)))
-        _place_group(rng, canvas, setting, group, min(defocus, 2.0 * blur))
+        _place_group(rng, canvas, setting, group, min(defocus, 1.7 * blur))
 
 
 def add_clutter(rng: np.random.Generator, canvas: Canvas, setting: Setting) -> None:
@@ -113,7 +120,7 @@ def _pose(
     depth = canvas.height - setting.horizon
     tall = figure.height * float(np.exp(rng.normal(0.0, 0.3)))
     size = tall / setting.eye * near * depth
-    size = float(np.clip(size, 0.06 * canvas.scale, 1.2 * canvas.scale))
+    size = float(np.clip(size, 0.06 * canvas.scale, 1.1 * canvas.scale))
     y = setting.horizon + near * depth * float(rng.uniform(0.97, 1.03))
     haze = setting.haze * float(np.exp(-5.0 * near)) * 0.8
     return Pose(x, y, size, float(rng.normal(0.0, 0.03)), defocus, motion, haze)

@@ -159,5 +159,5 @@ _OUTLINES = {
     "cross": _cross,
     "gear": _gear,
     "vase": _symmetric,
-    "leaf": lambda rng: outlines.turn(leaf_outline() + (0.0, 1.0), float(rng.uniform(0.0, 6.3))),
+    "leaf": lambda rng: outlines.turn(outlines.shift(leaf_outline(), 0.0, 1.0), float(rng.uniform(0.0, 6.3))),
 }

@@ -73,8 +73,9 @@ def render_scene(seed: int, width: int = 640, height: int = 480) -> Scene:
     backdrop = _BACKDROPS[int(rng.choice(len(_BACKDROPS), p=[share for _, share in _BACKDROPS]))][0]
     setting = backdrop(rng, canvas)
     populate(rng, canvas, setting, num_objects=int(rng.integers(6, 34)), max_nodes=170)
+    enough = min(MIN_SEGMENTS, width * height // 1000)  # a tiny picture has no room for more
     for _ in range(60):
-        if len(_segments(canvas)) >= MIN_SEGMENTS:
+        if len(_segments(canvas)) >= enough and _areas(canvas).max() <= MAX_SHARE * canvas.labels.size:
             break
         add_clutter(rng, canvas, setting)
     dapple(rng, canvas)
@@ -89,7 +90,7 @@ def check_size(seed: int, width: int, height: int) -> None:
         raise ValueError(f"seed must be 0 or more, got {seed}; choose a non-negative seed")
     for name, value in (("width", width), ("height", height)):
         if not MIN_SIDE <= value <= MAX_SIDE:
-            raise ValueError(f"{name} must be {MIN_SIDE} to {MAX_SIDE} pixels, got {value}; choose a side in that range")
+            raise ValueError(f"{name} must be {MIN_SIDE} to {MAX_SIDE} pixels, got {value}; choose a side in between")
 
 
 def _segments(canvas: Canvas) -> list[int]:

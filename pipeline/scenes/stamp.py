@@ -34,9 +34,7 @@ def make_materials(
     for part in figure.pieces:
         if part.surface not in materials:
             kind = part.surface.split("/")[0]
-            materials[part.surface] = make_material(
-                rng, kind, scale, canvas.palette, None if materials else near
-            )
+            materials[part.surface] = make_material(rng, kind, scale, canvas.palette, None if materials else near)
     return materials
 
 
@@ -55,14 +53,15 @@ def stamp(canvas: Canvas, figure: Figure, materials: dict[str, Material], pose: 
     colour = np.zeros((y1 - y0, x1 - x0, 3), dtype=np.float32)
     alpha = np.zeros(colour.shape[:2], dtype=np.float32)
     labels = canvas.labels[y0:y1, x0:x1]
-    root = canvas.add_node(figure.noun, None, materials[figure.pieces[0].surface].pattern, box)
+    largest = max(figure.pieces, key=lambda part: cv2.contourArea(part.rings[0].astype(np.float32)))
+    root = canvas.add_node(figure.noun, None, materials[largest.surface].pattern, box)
     nodes: list[int] = []
     shapes: list[tuple[Box, np.ndarray] | None] = []
     for part, rings in zip(figure.pieces, placed, strict=True):
         parent = root if part.parent is None else nodes[part.parent]
         material = materials[part.surface]
         inner = clip_box(ring_box(rings), box)
-        nodes.append(canvas.add_node(part.noun, parent, material.pattern, inner or (x0, y0, x0, y0)))
+        nodes.append(nodes[-1] if part.joins else canvas.add_node(part.noun, parent, material.pattern, box))
         if inner is None:
             shapes.append(None)
             continue
@@ -97,9 +96,7 @@ def _window(shape: tuple[Box, np.ndarray] | None, box: Box) -> np.ndarray:
     return out
 
 
-def _composite(
-    canvas: Canvas, colour: np.ndarray, alpha: np.ndarray, box: Box, pose: Pose, air: np.ndarray
-) -> None:
+def _composite(canvas: Canvas, colour: np.ndarray, alpha: np.ndarray, box: Box, pose: Pose, air: np.ndarray) -> None:
     """Blur the drawn figure as one layer and put it over the image; `colour` is premultiplied by coverage."""
     if pose.haze > 0.0:
         colour += (air * alpha[..., None] - colour) * pose.haze
@@ -142,9 +139,7 @@ def _cast_shadow(canvas: Canvas, alpha: np.ndarray, box: Box, pose: Pose) -> Non
     _darken(canvas, alpha, box, still, max(1.0, 0.02 * pose.size + pose.defocus), 0.35)
 
 
-def _darken(
-    canvas: Canvas, alpha: np.ndarray, box: Box, matrix: np.ndarray, sigma: float, strength: float
-) -> None:
+def _darken(canvas: Canvas, alpha: np.ndarray, box: Box, matrix: np.ndarray, sigma: float, strength: float) -> None:
     """Multiply the image by 1 - strength * (alpha moved by `matrix`, canvas to canvas, and blurred)."""
     x0, y0, x1, y1 = box
     corners = np.array([[x0, y0, 1.0], [x1, y0, 1.0], [x0, y1, 1.0], [x1, y1, 1.0]]) @ matrix.T

@@ -1,5 +1,7 @@
 """Buildings, street furniture, furniture and household things."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from pipeline.scenes.figure import Figure, Piece, joined, patch, piece
@@ -200,8 +202,8 @@ def umbrella(rng: np.random.Generator) -> Figure:
     """An open umbrella or parasol."""
     pieces = [piece("pole", "metal", stroke([(0.0, 1.0), (0.0, -0.8)], 0.06, 0.05))]
     edges = np.linspace(-1.0, 1.0, int(rng.integers(4, 8)))
-    for k, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(edges)):
         arc = [(float(x), -0.9 * float(np.sqrt(max(1.0 - x * x, 0.0))) + 0.05) for x in np.linspace(a, b, 5)]
-        panel = polygon(*arc, (0.5 * float(a + b), 0.02))
+        panel = polygon(*arc, (float(b), 0.07), (0.5 * float(a + b), 0.0), (float(a), 0.07))
         pieces.append(piece("panel", f"cloth/{k % 2}", panel, relief=0.25, tone=0.8 + 0.1 * (k % 3)))
     return joined("umbrella", pieces, 2.2)

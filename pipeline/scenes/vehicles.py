@@ -11,9 +11,7 @@ def _wheels(at: tuple[float, ...], y: float, radius: float) -> list[Piece]:
 
 
 def _hubs(at: tuple[float, ...], y: float, radius: float, first: int) -> list[Piece]:
-    return [
-        patch("hub", "metal", ellipse(x, y, 0.55 * radius, 0.55 * radius), first + k) for k, x in enumerate(at)
-    ]
+    return [patch("hub", "metal", ellipse(x, y, 0.55 * radius, 0.55 * radius), first + k) for k, x in enumerate(at)]
 
 
 def car(rng: np.random.Generator) -> Figure:
@@ -22,8 +20,9 @@ def car(rng: np.random.Generator) -> Figure:
         return _car_front(rng)
     roof, bonnet, rear = rng.uniform(0.45, 0.7), rng.uniform(0.0, 0.12), rng.uniform(0.1, 0.55)
     a, b = rng.uniform(-0.5, -0.25), rng.uniform(0.15, 0.4)
-    shell = [(-1.0, 0.3), (-1.02, 0.0), (-0.9 + 0.1 * rear, -0.1 - 0.1 * rear), (a - 0.3 + rear * 0.1, -0.12), (a, -roof),
-             (b, -roof), (b + 0.35, -0.12 + bonnet), (0.92, -0.05 + bonnet), (1.02, 0.15), (1.0, 0.3)]  # fmt: skip
+    shell = [(-1.0, 0.3), (-1.02, 0.0), (-0.9 + 0.1 * rear, -0.1 - 0.1 * rear), (a - 0.3 + rear * 0.1, -0.12),
+             (a, -roof), (b, -roof), (b + 0.35, -0.12 + bonnet), (0.92, -0.05 + bonnet), (1.02, 0.15),
+             (1.0, 0.3)]  # fmt: skip
     ring = np.concatenate([smooth(shell[1:-1])[:-6], np.array([shell[-1], shell[0]])])
     wheels, radius = (-0.6, 0.62), 0.21
     pieces = [piece("body", "paint", ring, relief=0.5)]
@@ -63,7 +62,8 @@ def lorry(rng: np.random.Generator) -> Figure:
         piece("load", "paint/2", box(-1.2, 0.25 - 1.1 * tall, 0.5, 0.28, 0.02), relief=0.15),
         piece("cab", "paint", smooth([(0.56, 0.4), (0.56, -cab), (0.9, -cab), (1.12, -0.05), (1.15, 0.4)], 5)),
     ]
-    pieces.append(patch("window", "glass", polygon((0.66, -cab * 0.85), (0.88, -cab * 0.85), (1.05, -0.02), (0.66, -0.02)), 2))
+    pane = polygon((0.66, -cab * 0.85), (0.88, -cab * 0.85), (1.05, -0.02), (0.66, -0.02))
+    pieces.append(patch("window", "glass", pane, 2))
     if rng.random() < 0.5:
         pieces.append(patch("sign", "any", box(-1.0, 0.1 - 0.9 * tall, 0.1, 0.1 - 0.4 * tall), 1))
     at = (-0.9, -0.5, 0.85)[int(rng.integers(0, 2)) :]
@@ -108,8 +108,9 @@ def boat(rng: np.random.Generator) -> Figure:
 def plane(rng: np.random.Generator) -> Figure:
     """An aeroplane in flight."""
     tilt = rng.uniform(0.2, 0.6)
+    far_wing = polygon((0.2, -0.05), (-0.1, -0.05), (-0.5, -tilt - 0.2), (-0.3, -tilt - 0.2))
     pieces = [
-        piece("wing", "paint", polygon((0.2, -0.05), (-0.1, -0.05), (-0.5, -tilt - 0.2), (-0.3, -tilt - 0.2)), tone=0.8),
+        piece("wing", "paint", far_wing, tone=0.8),
         piece("fin", "paint/2", polygon((-0.85, -0.08), (-1.15, -0.5), (-0.95, -0.5), (-0.6, -0.1)), relief=0.1),
         piece("body", "paint", smooth([(-1.1, -0.1), (0.8, -0.14), (1.1, 0.0), (0.8, 0.13), (-0.6, 0.1)]), relief=1.0),
     ]

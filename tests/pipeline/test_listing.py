@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.listing import list_images
+
+
+def test_a_folder_is_listed_recursively_by_relative_id(photos: Path) -> None:
+    (photos / "notes.txt").write_text("not an image")
+    (photos / "SHOUT.JPG").write_bytes(b"broken, but named as an image")
+    listing = list_images(str(photos))
+    assert listing["image_id"].to_pylist() == ["0.png", "1.png", "2.png", "3.png", "SHOUT.JPG", "more/4.png"]
+    info = (photos / "0.png").stat()
+    assert listing["source_etag"][0].as_py() == f"{info.st_size}-{info.st_mtime}"
+    assert Path(listing["uri"][5].as_py().removeprefix("file://")) == photos / "more/4.png"
+
+
+def test_globs_and_single_files(photos: Path) -> None:
+    (photos / "odd.dat").write_bytes(b"matched by name, so it is taken")
+    assert list_images(f"{photos}/[01].png")["image_id"].to_pylist() == ["0.png", "1.png"]
+    assert list_images(f"{photos}/**/4.png")["image_id"].to_pylist() == ["more/4.png"]
+    assert list_images(f"{photos}/*.dat")["image_id"].to_pylist() == ["odd.dat"]
+    assert list_images(str(photos / "2.png"))["image_id"].to_pylist() == ["2.png"]
+
+
+def test_awkward_names_survive(tmp_path: Path) -> None:
+    names = ["with space.png", "new\nline.png", "日本.png", "a" * 251 + ".png", "per%20cent.png", "hash#1.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    listing = list_images(str(tmp_path))
+    assert sorted(listing["image_id"].to_pylist()) == sorted(names)
+    for uri in listing["uri"].to_pylist():
+        assert Path(uri.removeprefix("file://")).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("where", ["nowhere", "empty"])
+def test_no_images_is_one_line(tmp_path: Path, where: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^input: .*(does not exist|holds no images)"):
+        list_images(str(tmp_path / where))
+    with pytest.raises(ValueError, match="holds no images"):
+        list_images(str(tmp_path / "empty" / "*.png"))
