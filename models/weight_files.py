@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import shutil
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
@@ -144,6 +145,8 @@ def _fetch(weights: PublishedWeights) -> Path:
         http.client.HTTPException,
         ValueError,
     ) as error:  # network, cache folder, or a mirror that is no URL
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # the answer that it carries holds the connection
         raise CheckpointError(
             f"{weights.name}: cannot fetch {url} to {path} ({error}); without a network, put that file there by hand"
         ) from error

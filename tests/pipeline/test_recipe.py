@@ -17,7 +17,11 @@ def test_every_generation_recipe_that_ships_is_valid(name: str) -> None:
 def test_presets_set_what_their_papers_say_and_the_recipe_overrides_them() -> None:
     amg = validate_recipe({**MINIMAL, "preset": "sam_amg"})
     assert (amg.generate.points_per_side, amg.generate.layers) == (32, (0,))
-    assert (amg.filter.pred_iou_thresh, amg.filter.stability_score_thresh, amg.filter.box_nms_thresh) == (0.88, 0.95, 0.7)
+    assert (amg.filter.pred_iou_thresh, amg.filter.stability_score_thresh, amg.filter.box_nms_thresh) == (
+        0.88,
+        0.95,
+        0.7,
+    )
     assert amg.filter.max_cover is None and amg.filter.duplicate_iou is None and amg.filter.min_component_area == 0
     sa1b = validate_recipe({**MINIMAL, "preset": "sa1b", "filter": {"max_cover": 0.9}})
     assert sa1b.generate.layers == (0, 1, 2) and sa1b.generate.crop_n_points_downscale_factor == 2
