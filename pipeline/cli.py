@@ -127,6 +127,27 @@ def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         raise typer.Exit(1)
 
 
+@app.command("status")
+def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], as_json: AsJson = False) -> None:
+    """What a dataset holds, and how far a run is that is writing it."""
+    from dataclasses import asdict
+
+    from pipeline.status import read_status
+
+    rounds = read_status(dataset)
+    if as_json:
+        print(json.dumps([asdict(one) for one in rounds]))
+        return
+    for one in rounds:
+        print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts")
+        if one.last_run:
+            print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
+        if one.live:
+            progress = one.live["progress"]
+            done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"
+            print(f"  run {one.live['run_id']} is writing (process {one.live['pid']} on {one.live['host']}): {done}")
+
+
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -176,13 +197,13 @@ def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name
 
 def main() -> None:
     """Entry point of `maskfoundry`."""
-    from pipeline.run import RunFailed
+    from pipeline.run import RunError
 
     try:
         app(standalone_mode=True)
     except ValueError as error:
         _fail(error, 2)
-    except (RunFailed, OSError) as error:
+    except (RunError, OSError) as error:
         _fail(error, 1)
 
 

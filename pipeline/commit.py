@@ -71,8 +71,7 @@ class Committer:
 
     def _commit(self, part: int, rows: pa.Table) -> None:
         order = pc.index_in(self._chunks[part].images["image_id"], value_set=rows["image_id"].combine_chunks())
-        assert order.null_count == 0, "a chunk holds the rows of its own images, each once"
-        rows = rows.take(order)
+        rows = rows.take(order.drop_null())
         links = {name: self.links.get(name) for name in ("generate", "filter", "tag", "caption")}
         count = rows.num_rows
         record = conform(
@@ -91,6 +90,11 @@ class Committer:
             record = pa.concat_tables([existing.filter(pc.invert(replaced)), record])
         self.target.write_part(part, record)
         self.tally.add(rows)
+
+    def commit_unfinished(self) -> None:
+        """Commit what has come of chunks that will not be completed; a later run gives the rest parts of its own."""
+        for part in list(self._rows):
+            self._commit(part, pa.concat_tables(self._rows.pop(part)))
 
     @property
     def unfinished(self) -> int:

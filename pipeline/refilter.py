@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline.fingerprint import changes, fingerprint
+from pipeline.lease import hold_lease
 from pipeline.load_recipe import apply_overrides, validate_recipe
 from pipeline.ray_runtime import local_ray
 from pipeline.replay import replay_round
@@ -42,7 +43,7 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
             "raise the thresholds or use `maskfoundry run --new-round`"
         )
     target = Round(folder, numbers[-1])
-    with local_ray(None):
+    with hold_lease(target, "filter"), local_ray(None):
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {

@@ -1,8 +1,12 @@
 """One run: list, plan what is left, stream it through the graph, commit chunk by chunk."""
 
 import platform
+import signal
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +17,7 @@ from pipeline.chunks import Chunk, plan_chunks
 from pipeline.commit import Committer, Tally
 from pipeline.fingerprint import Fingerprint, changes, fingerprint
 from pipeline.graph import build_graph
+from pipeline.lease import Lease, hold_lease
 from pipeline.listing import list_images
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import local_ray
@@ -23,7 +28,7 @@ from pipeline.rounds import Round, publish, read_index, round_numbers
 from pipeline.storage import Folder
 
 
-class RunFailed(RuntimeError):
+class RunError(RuntimeError):
     """The run could not be finished; one line says why and what to do."""
 
 
@@ -48,7 +53,7 @@ class RunSummary:
 def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, quiet: bool = False) -> RunSummary:
     """Write (or go on with) a round of the dataset at `recipe.output`.
 
-    Raises ValueError for wrong input or configuration before anything is written, and RunFailed when the graph fails;
+    Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph fails;
     what was committed by then stays, and the same call goes on from there.
     """
     started = time.time()
@@ -60,19 +65,20 @@ def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, qui
     read_index(folder)
     target = _choose_round(folder, new_round)
     record = _check_record(target, mark)
-    _begin(folder, target, record, recipe, mark, sha256)
-    with local_ray(None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus) as machine:
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
+    with _begin(target, record, recipe, mark, sha256, run_id) as lease, local_ray(num_cpus) as machine:
         resources = resolve_resources(recipe.resources, machine)
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        committed = target.committed()
-        chunks = plan_chunks(listing, committed, recipe.run.commit_every, retry_failed)
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        chunks = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
         committer = Committer(target, chunks, run_id, mark.links)
         status = "failed"
         try:
-            _stream(recipe, resources, chunks, committer, quiet)
+            with _interruptible():
+                _stream(recipe, resources, chunks, committer, lease, quiet)
             status = "done"
         except KeyboardInterrupt:
+            committer.commit_unfinished()
             status = "interrupted"
         finally:
             summary = RunSummary(
@@ -112,40 +118,62 @@ def _check_record(target: Round, mark: Fingerprint) -> dict[str, Any] | None:
     ):
         changed = changes(record["settings"]["filter"], mark.content["filter"])
         raise ValueError(
-            f"output: {target.folder.uri}/{target.name} holds no rejected candidates (generate.store_rejected is false), "
-            f"so its filters cannot be replayed ({'; '.join(changed)}); use --new-round, or another output"
+            f"output: {target.folder.uri}/{target.name} holds no rejected candidates (generate.store_rejected is "
+            f"false), so its filters cannot be replayed ({'; '.join(changed)}); use --new-round, or another output"
         )
     return record
 
 
+@contextmanager
 def _begin(
-    folder: Folder, target: Round, record: dict[str, Any] | None, recipe: Recipe, mark: Fingerprint, sha256: str
-) -> None:
-    """Write the round's record and publish it, so that a killed run is known by its fingerprint."""
-    try:
-        if record is not None:
+    target: Round, record: dict[str, Any] | None, recipe: Recipe, mark: Fingerprint, sha256: str, run_id: str
+) -> Iterator[Lease]:
+    """Take the lease, then write the round's record and publish it, so that a killed run is known by its fingerprint.
+
+    Raises ValueError where the output cannot be written or another run is writing it.
+    """
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(hold_lease(target, run_id))
             target.folder.remove_temporary(target.name)
-            return
-        target.write_record(
-            {
-                "round": target.number,
-                "fingerprints": mark.links,
-                "settings": mark.content,
-                "recipe": recipe.model_dump(mode="json"),
-                "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in ("maskfoundry", "torch", "ray", "pyarrow", "pillow")},
-                },
-                "runs": [],
-            }
-        )
-        publish(folder, target.number)
-    except OSError as error:
-        raise ValueError(f"output: {folder.uri!r} cannot be written ({error}); check its permissions") from None
+            if record is None:
+                target.write_record(_new_record(target, recipe, mark, sha256))
+                publish(target.folder, target.number)
+        except OSError as error:
+            where = target.folder.uri
+            raise ValueError(f"output: {where!r} cannot be written ({error}); check its permissions") from None
+        yield lease
 
 
-def _stream(recipe: Recipe, resources: Resources, chunks: list[Chunk], committer: Committer, quiet: bool) -> None:
+def _new_record(target: Round, recipe: Recipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
+    packages = ("maskfoundry", "torch", "ray", "pyarrow", "pillow")
+    return {
+        "round": target.number,
+        "fingerprints": mark.links,
+        "settings": mark.content,
+        "recipe": recipe.model_dump(mode="json"),
+        "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "runs": [],
+    }
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM, which a spot machine sends before it goes, ends a run like Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stream(
+    recipe: Recipe, resources: Resources, chunks: list[Chunk], committer: Committer, lease: Lease, quiet: bool
+) -> None:
     from ray.exceptions import RayError
 
     total = sum(chunk.images.num_rows for chunk in chunks)
@@ -156,14 +184,19 @@ def _stream(recipe: Recipe, resources: Resources, chunks: list[Chunk], committer
             graph = build_graph(recipe, resources, chunks, committer.target.number)
             for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 committer.add(rows)
+                lease.progress = {"images": committer.tally.images, "of": total} | _counts(committer.seen)
                 update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise RunFailed(
+            raise RunError(
                 f"the graph failed: {reason}; {committer.tally.images} images are committed, run again to go on"
             ) from error
     if committer.unfinished:
-        raise RunFailed(f"{committer.unfinished} images did not come back; run again to go on")
+        raise RunError(f"{committer.unfinished} images did not come back; run again to go on")
+
+
+def _counts(seen: Tally) -> dict[str, int]:
+    return {"masks": seen.masks, "failed": seen.failed}
 
 
 def _finish(target: Round, summary: RunSummary, resources: Resources, started: float) -> None:

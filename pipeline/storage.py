@@ -75,6 +75,25 @@ class Folder:
         finally:
             os.close(directory)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that must not exist yet; False if it does. Best effort where the store has no such write."""
+        path = self.path(name)
+        try:
+            if self.is_local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "xb") as file:
+                    file.write(data)
+            elif self.fs.exists(path):
+                return False
+            else:
+                self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        self.fs.rm_file(self.path(name))
+
     def remove_temporary(self, folder: str) -> None:
         """What a killed writer left behind; readers never see these names."""
         if self.is_local:

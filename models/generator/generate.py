@@ -69,7 +69,7 @@ class MaskGenerator:
 
     @torch.inference_mode()
     def generate(self, images: Sequence[np.ndarray]) -> list[Candidates]:
-        """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; memory holds one batch of crops."""
+        """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; one batch of crops is held."""
         found = [_Found() for _ in images]
         jobs = self._crop_jobs(images)
         while batch := list(islice(jobs, self.crops_per_batch)):

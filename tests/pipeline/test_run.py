@@ -173,7 +173,7 @@ def test_a_replay_below_what_was_stored_is_refused(photos: Path, tmp_path: Path)
     output, lean = tmp_path / "out", tmp_path / "lean"
     run(recipe(photos, output), quiet=True)
     before = stamps(output)
-    with pytest.raises(ValueError, match="below generate.store_floor"):
+    with pytest.raises(ValueError, match=r"below generate\.store_floor"):
         refilter(str(output), ["filter.pred_iou_thresh=0.01"], quiet=True)
     with pytest.raises(ValueError, match="only filter"):
         refilter(str(output), ["generate.points_per_side=1"], quiet=True)

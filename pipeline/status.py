@@ -1,0 +1,45 @@
+"""`maskfoundry status`: what a dataset holds, and which run is writing it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.lease import is_live, read_lease
+from pipeline.rounds import Round, round_numbers
+from pipeline.storage import Folder
+
+
+@dataclass(frozen=True)
+class RoundStatus:
+    """`live` is the lease of a run that works on the round, `last_run` the newest entry of `_run.json`."""
+
+    number: int
+    parts: int
+    images: int
+    failed: int
+    last_run: dict[str, Any] | None
+    live: dict[str, Any] | None
+
+
+def read_status(dataset: str) -> list[RoundStatus]:
+    """Every round, in order. Raises ValueError if there is no dataset."""
+    folder = Folder(dataset)
+    numbers = round_numbers(folder)
+    if not numbers:
+        raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
+    return [_round_status(Round(folder, number)) for number in numbers]
+
+
+def _round_status(target: Round) -> RoundStatus:
+    committed = target.committed()
+    record, lease = target.read_record(), read_lease(target)
+    runs = record["runs"] if record else []
+    return RoundStatus(
+        number=target.number,
+        parts=len(target.parts()),
+        images=committed.num_rows,
+        failed=pc.sum(pc.equal(committed["status"], "failed")).as_py() or 0,
+        last_run=runs[-1] if runs else None,
+        live=lease if lease and is_live(lease) else None,
+    )
