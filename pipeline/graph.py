@@ -7,13 +7,12 @@ import pyarrow as pa
 
 from pipeline.chunks import Chunk
 from pipeline.recipe import Recipe
-from pipeline.resources import Resources
+from pipeline.resources import TASK_CPUS, Resources
 from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
 
-ROWS_PER_BLOCK = 8  # few enough that every actor finds work and decoded images stay a small part of memory
-TASK_CPUS = 0.5  # of decoding and filtering: both are brief beside the model
+MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of memory
 
 
 def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int) -> Any:
@@ -23,7 +22,7 @@ def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     return (
-        ray.data.from_arrow(list(_blocks(chunks)))
+        ray.data.from_arrow(list(_blocks(chunks, resources)))
         .map_batches(DecodeImages(recipe.decode), batch_size=1, num_cpus=TASK_CPUS, **batches)
         .map_batches(
             GenerateMasks,
@@ -54,8 +53,11 @@ def _stored(recipe: Recipe) -> StoredScores:
     return StoredScores(floor, recipe.min_predicted_iou)
 
 
-def _blocks(chunks: list[Chunk]) -> Iterator[pa.Table]:
+def _blocks(chunks: list[Chunk], resources: Resources) -> Iterator[pa.Table]:
+    """Input blocks within chunks, small enough that every actor finds work to the end of a short run."""
+    total = sum(chunk.images.num_rows for chunk in chunks)
+    num_rows = max(1, min(MAX_ROWS_PER_BLOCK, total // (8 * resources.sam_actors)))
     for chunk in chunks:
         images = chunk.images.append_column("part", pa.array([chunk.part] * chunk.images.num_rows, pa.int32()))
-        for start in range(0, images.num_rows, ROWS_PER_BLOCK):
-            yield images.slice(start, ROWS_PER_BLOCK)
+        for start in range(0, images.num_rows, num_rows):
+            yield images.slice(start, num_rows)

@@ -36,7 +36,7 @@ class ResourceSettings(BaseModel):
     num_cpus: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     sam_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    images_per_batch: Annotated[int, Field(ge=1)] = 4
+    images_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     crops_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     points_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 

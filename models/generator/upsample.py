@@ -85,8 +85,8 @@ class Upsampler:
         for start, stop in _strips(left, right, bottom - top):
             # numpy compares and counts about ten times as fast as torch does
             full = (tall @ self.columns.weights[start:stop, column_a:column_b].T).numpy()
-            inner += np.count_nonzero(full > mask_threshold + offset)
-            outer += np.count_nonzero(full > mask_threshold - offset)
+            inner += int(np.count_nonzero(full > mask_threshold + offset))
+            outer += int(np.count_nonzero(full > mask_threshold - offset))
             pieces.append(transitions(full > mask_threshold, self.x0 + start, self.y0 + top, self.height))
         stability = inner / outer if outer else 0.0
         outline = join_transitions(pieces)
