@@ -148,6 +148,49 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
             print(f"  run {one.live['run_id']} is writing (process {one.live['pid']} on {one.live['host']}): {done}")
 
 
+@app.command("evaluate")
+def evaluate_command(
+    recipe: Annotated[str, typer.Argument(help="A run's recipe: its model, generate and filter sections count.")],
+    data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
+    images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
+    choose: Annotated[bool, typer.Option("--choose-thresholds", help="Find the filter's thresholds instead.")] = False,
+    max_masks: Annotated[float, typer.Option(help="Masks an image that chosen thresholds may keep.")] = 300,
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a recipe's model on labelled images: prompted IoU, recall, best overlap, calibration."""
+    from pipeline import evaluation_table as tables
+    from pipeline.choose_thresholds import choose_thresholds
+    from pipeline.evaluate import evaluate
+    from pipeline.load_recipe import load_recipe
+
+    settings = load_recipe(recipe, override)
+    console = Console(highlight=False, soft_wrap=True)
+    if choose:
+        choice = choose_thresholds(settings, data, images, limit, max_masks, quiet=as_json)
+        if as_json:
+            print(json.dumps(choice.as_dict()))
+            return
+        console.print(tables.choice_table(choice))
+        best = choice.chosen
+        print(
+            f"-o filter.pred_iou_thresh={best.pred_iou_thresh:g} "
+            f"-o filter.stability_score_thresh={best.stability_score_thresh:g}"
+        )
+        return
+    found = evaluate(settings, data, images, limit, quiet=as_json)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    for table in (tables.size_table(found), tables.overlap_table(found), tables.calibration_table(found)):
+        console.print(table)
+    print(f"{found.num_images:,} images, {found.num_masks['all']:,} masks of {found.data} in {found.seconds:.1f} s")
+    if found.num_without_masks or found.num_empty_masks:
+        without, empty = found.num_without_masks, found.num_empty_masks
+        print(f"left out: {without:,} images without masks, {empty:,} masks of no pixel")
+
+
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 

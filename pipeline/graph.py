@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.attempts import RayAttempts
 from pipeline.chunks import Chunk
 from pipeline.recipe import Recipe
 from pipeline.resources import TASK_CPUS, Resources
@@ -37,6 +38,8 @@ def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round
                 "device": resources.device,
                 "num_threads": resources.threads_per_actor,
                 "round_number": round_number,
+                "attempts": RayAttempts(),
+                "image_timeout": recipe.run.image_timeout,
             },
             compute=ActorPoolStrategy(size=resources.sam_actors),
             batch_size=resources.images_per_batch,

@@ -21,11 +21,13 @@ class ModelSettings(BaseModel):
 
 
 class RunSettings(BaseModel):
-    """`commit_every`: images a part file; a kill loses at most the parts in flight."""
+    """`commit_every`: images a part file; a kill loses at most the parts in flight. `image_timeout`: seconds after
+    which an image that hangs in the model is given up."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     commit_every: Annotated[int, Field(ge=1)] = 64
+    image_timeout: Annotated[float, Field(gt=0)] | None = 3600.0
 
 
 class ResourceSettings(BaseModel):

@@ -11,12 +11,22 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.generator.settings import GenerateSettings
 from models.weights import load_sam
+from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.record import as_lists, fixed_rows, mask_structs, set_columns
 
+# An actor may die for reasons of its own, so the second attempt is like the first; the third spends less memory, the
+# fourth leaves the crops out, and then the image has failed.
+MAX_LIKE_FIRST = 2
+SMALLER_POINTS_PER_BATCH = 8
+
 
 class GenerateMasks:
-    """Stage, one instance an actor: rows with `pixels` gain `masks` and `rles`, and lose their pixels."""
+    """Stage, one instance an actor: rows with `pixels` gain `masks` and `rles`, and lose their pixels.
+
+    An image that killed its actor is tried again alone and then smaller; one that was done without its crops, which
+    changes the result, stays `ok` and says so in `error`. `image_timeout` (seconds) ends an actor that hangs.
+    """
 
     def __init__(
         self,
@@ -30,6 +40,8 @@ class GenerateMasks:
         device: str,
         num_threads: int,
         round_number: int,
+        attempts: Attempts,
+        image_timeout: float | None,
     ) -> None:
         torch.set_num_threads(num_threads)
         sam, _ = load_sam(checkpoint, image_size)
@@ -37,6 +49,8 @@ class GenerateMasks:
             sam.to(device), settings, min_predicted_iou, min_stability, points_per_batch, crops_per_batch
         )
         self.round_number = round_number
+        self.attempts = attempts
+        self.image_timeout = image_timeout
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["image_id", "width", "height", "status", "error"]).to_pylist()
@@ -47,15 +61,7 @@ class GenerateMasks:
             if row["status"] == "ok"
         }
         started = time.perf_counter()
-        found: dict[int, Candidates] = {}
-        try:
-            found = dict(zip(images, self.generator.generate(list(images.values())), strict=True))
-        except Exception:  # found out below, image by image, so that one does not take its batch along
-            for index, image in images.items():
-                try:
-                    found[index] = self.generator.generate([image])[0]
-                except Exception as error:  # any failure of one image is its row's: the reason is kept there
-                    rows[index] |= {"status": "failed", "error": f"generate: {describe(error)}"}
+        found = self._generate(rows, images)
         seconds = (time.perf_counter() - started) / max(1, len(images))
         masks = [self._structs(row["image_id"], found.get(index)) for index, row in enumerate(rows)]
         lengths = [len(one) for one in masks]
@@ -71,6 +77,45 @@ class GenerateMasks:
                 "generate_seconds": pa.array([seconds * (index in images) for index in range(len(rows))], pa.float64()),
             },
         )
+
+    def _generate(self, rows: list[dict[str, Any]], images: dict[int, np.ndarray]) -> dict[int, Candidates]:
+        """Candidates by row; a row that has none is marked as failed. The whole batch at once, and when that fails
+        or has killed an actor before, image by image, so that one does not take the others along."""
+        ids = [rows[index]["image_id"] for index in images]
+        if ids and not any(self.attempts.counts(ids)):
+            self.attempts.begin(ids)
+            try:
+                with time_limit(self.image_timeout and self.image_timeout * len(ids)):
+                    return dict(zip(images, self.generator.generate(list(images.values())), strict=True))
+            except Exception:  # found out below, image by image
+                pass
+            finally:
+                self.attempts.done(ids)
+        found: dict[int, Candidates] = {}
+        for index, image in images.items():
+            row = rows[index]
+            attempt = self.attempts.begin([row["image_id"]])[0]
+            try:
+                found[index], row["error"] = self._generate_one(image, attempt)
+            except Exception as error:  # any failure of one image is its row's: the reason is kept there
+                row |= {"status": "failed", "error": f"generate: {describe(error)}"}
+            self.attempts.done([row["image_id"]])
+        return found
+
+    def _generate_one(self, image: np.ndarray, attempt: int) -> tuple[Candidates, str | None]:
+        """One image at its `attempt`-th try; the note says how the result differs from a first try's."""
+        generator, note = self.generator, None
+        if attempt > MAX_LIKE_FIRST:
+            generator = generator.smaller(SMALLER_POINTS_PER_BATCH)
+        if attempt > MAX_LIKE_FIRST + 1:
+            if attempt > MAX_LIKE_FIRST + 2 or generator.settings.layers == (0,):
+                raise RuntimeError(f"the worker died or hung at each of {attempt - 1} attempts")
+            generator, note = generator.without_crops(), f"generate: without crops, after {attempt - 1} attempts"
+        with time_limit(self.image_timeout):
+            try:
+                return generator.generate([image])[0], note
+            except torch.OutOfMemoryError:
+                return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image])[0], note
 
     def _structs(self, image_id: str, found: Candidates | None) -> pa.StructArray:
         if found is None:

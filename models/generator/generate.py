@@ -67,6 +67,23 @@ class MaskGenerator:
         self.points_per_batch = points_per_batch
         self.crops_per_batch = crops_per_batch
 
+    def smaller(self, points_per_batch: int) -> "MaskGenerator":
+        """The same generator with less in memory at a time."""
+        return MaskGenerator(
+            self.sam, self.settings, self.min_predicted_iou, self.min_stability, points_per_batch, crops_per_batch=1
+        )
+
+    def without_crops(self) -> "MaskGenerator":
+        """The same generator on the whole image only."""
+        return MaskGenerator(
+            self.sam,
+            self.settings.model_copy(update={"layers": (0,)}),
+            self.min_predicted_iou,
+            self.min_stability,
+            self.points_per_batch,
+            self.crops_per_batch,
+        )
+
     @torch.inference_mode()
     def generate(self, images: Sequence[np.ndarray]) -> list[Candidates]:
         """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; one batch of crops is held."""

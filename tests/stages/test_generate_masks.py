@@ -1,0 +1,140 @@
+"""The stage with a real small model; deaths are real deaths of a process, timed out or killed."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from models.generator.settings import GenerateSettings
+from stages.attempts import AttemptCounts
+from stages.generate_masks import GenerateMasks
+
+
+def batch(*images: tuple[str, np.ndarray | None]) -> pa.Table:
+    return pa.table(
+        {
+            "image_id": [name for name, _ in images],
+            "width": pa.array([None if one is None else one.shape[1] for _, one in images], pa.int32()),
+            "height": pa.array([None if one is None else one.shape[0] for _, one in images], pa.int32()),
+            "status": ["failed" if one is None else "ok" for _, one in images],
+            "error": pa.array(["decode: broken" if one is None else None for _, one in images], pa.string()),
+            "pixels": pa.array([None if one is None else one.tobytes() for _, one in images], pa.large_binary()),
+        }
+    )
+
+
+def picture(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+    pixels[8:24, 10:30] = 200
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def make_stage() -> Callable[..., GenerateMasks]:
+    def make(**settings: object) -> GenerateMasks:
+        generate = GenerateSettings(points_per_side=3, **settings)  # type: ignore[arg-type]
+        attempts = AttemptCounts()
+        return GenerateMasks("sam_tiny", None, generate, 0.0, 0.0, 64, 1, "cpu", 1, 2, attempts, None)
+
+    return make
+
+
+def test_rows_gain_masks_and_lose_their_pixels(make_stage: Callable[..., GenerateMasks]) -> None:
+    out = make_stage()(batch(("a", picture(0)), ("bad", None), ("dot", picture(1, 1, 1))))
+    assert "pixels" not in out.column_names and out["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert out["error"].to_pylist() == [None, "decode: broken", None]
+    masks, rles = out["masks"].to_pylist(), out["rles"].to_pylist()
+    assert [len(one) for one in masks] == [len(one) for one in rles]
+    assert len(masks[0]) > 0 and masks[1] == []
+    assert all(mask["mask_id"].startswith("a/2/") and mask["keep"] is None for mask in masks[0])
+    assert out["generate_seconds"][1].as_py() == 0.0
+
+
+def test_batches_of_nothing_and_of_failures(make_stage: Callable[..., GenerateMasks]) -> None:
+    assert make_stage()(batch(("a", picture(0)))[:0]).num_rows == 0
+    assert make_stage()(batch(("bad", None)))["masks"].to_pylist() == [[]]
+
+
+def test_one_image_that_raises_does_not_take_its_batch_along(
+    make_stage: Callable[..., GenerateMasks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage()
+    real = stage.generator.generate
+
+    def picky(images: list[np.ndarray]) -> object:
+        if any(image.shape[1] == 57 for image in images):
+            raise ValueError("57 columns\nare too many")
+        return real(images)
+
+    monkeypatch.setattr(stage.generator, "generate", picky)
+    out = stage(batch(("a", picture(0)), ("wide", picture(1, 40, 57)), ("b", picture(2))))
+    assert out["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert out["error"][1].as_py() == "generate: ValueError: 57 columns are too many"
+    assert [len(one) > 0 for one in out["masks"].to_pylist()] == [True, False, True]
+
+
+def test_later_attempts_are_smaller_then_without_crops_then_failed(make_stage: Callable[..., GenerateMasks]) -> None:
+    def attempt(number: int, **settings: object) -> dict:
+        stage = make_stage(**settings)
+        for _ in range(number - 1):
+            stage.attempts.begin(["a"])
+        row = stage(batch(("a", picture(0)), ("b", picture(1)))).to_pylist()
+        assert row[1]["status"] == "ok" and row[1]["error"] is None
+        assert stage.attempts.counts(["a", "b"]) == [0, 0]
+        return row[0]
+
+    crops = {"layers": (0, 1), "crop_n_points_downscale_factor": 2}
+    first = attempt(1, **crops)
+    for number in (2, 3):
+        same = attempt(number, **crops)
+        assert same["error"] is None and len(same["rles"]) == len(first["rles"])
+    without = attempt(4, **crops)
+    assert without["status"] == "ok" and without["error"] == "generate: without crops, after 3 attempts"
+    assert {mask["crop_layer"] for mask in without["masks"]} == {0}
+    failed = attempt(5, **crops)
+    assert failed["status"] == "failed" and "died or hung at each of 4 attempts" in failed["error"]
+    assert attempt(4)["error"] == "generate: RuntimeError: the worker died or hung at each of 3 attempts"
+
+
+def test_out_of_memory_is_tried_again_smaller(
+    make_stage: Callable[..., GenerateMasks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage()
+    expected = stage(batch(("a", picture(0))))["rles"].to_pylist()
+    real = stage.generator.sam.mask_decoder.attend
+
+    def hungry(*arguments: torch.Tensor) -> object:
+        if len(arguments[2]) > 8:  # no memory for more than eight prompts at a time
+            raise torch.OutOfMemoryError("out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(stage.generator.sam.mask_decoder, "attend", hungry)
+    out = stage(batch(("a", picture(0))))
+    assert out["status"].to_pylist() == ["ok"]
+    assert [len(one) for one in out["rles"].to_pylist()] == [len(one) for one in expected]
+
+
+def test_a_hang_ends_the_process() -> None:
+    program = """
+        import time
+        from stages.attempts import time_limit
+        with time_limit(30):
+            pass
+        with time_limit(0.2):
+            time.sleep(60)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=30,
+        check=False,
+        env=dict(os.environ),
+    )
+    assert ended.returncode == 70
