@@ -127,6 +127,42 @@ def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         raise typer.Exit(1)
 
 
+@app.command("compact")
+def compact_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset.")],
+    images_per_part: Annotated[int, typer.Option(min=1, help="How many images a merged part may hold.")] = 1024,
+) -> None:
+    """Merge small parts into larger ones."""
+    from pipeline.compact import compact
+
+    result = compact(dataset, images_per_part)
+    print(f"{result.parts_before:,} parts → {result.parts_after:,} in {dataset}")
+
+
+@app.command("plan")
+def plan_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose run is the yardstick.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images are to be annotated.")],
+    hours: Annotated[float | None, typer.Option(min=0.01, help="How many workers would finish in this time.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time, workers and bytes for many images, from a measured run."""
+    from dataclasses import asdict
+
+    from pipeline.plan import plan
+
+    found = plan(dataset, images, hours)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    worker = "GPU worker" if found.device == "cuda" else "CPU worker"
+    print(f"measured: {found.images_per_worker_second:.2f} images/s a {worker}, on {found.measured_images:,} images")
+    print(
+        f"{found.images:,} images: {found.worker_hours:,.1f} {worker} hours; "
+        f"{found.hours:,.1f} hours on {found.workers:,}; about {found.masks:,} masks, {found.bytes / 1e9:,.1f} GB"
+    )
+
+
 @app.command("status")
 def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], as_json: AsJson = False) -> None:
     """What a dataset holds, and how far a run is that is writing it."""

@@ -31,7 +31,32 @@ class Round:
         self.folder.write_json(f"{self.name}/_run.json", record)
 
     def parts(self) -> list[int]:
-        return [int(name[-14:-8]) for name in self.folder.names(self.name, "part-", ".parquet")]
+        """The parts that count: those that a merge has replaced do not, even before they are removed."""
+        present = self._present()
+        merge = self._merge()
+        return present if merge is None or merge["merged"] not in present else sorted({*present} - {*merge["sources"]})
+
+    def next_part(self) -> int:
+        return max(self._present(), default=-1) + 1
+
+    def count_images(self, part: int) -> int:
+        """From the file's own footer."""
+        return int(pq.read_metadata(self.part_path(part), filesystem=self.folder.fs).num_rows)
+
+    def begin_merge(self, merged: int, sources: list[int]) -> None:
+        """Announce that part `merged`, once it appears, stands for `sources`."""
+        self.folder.write_json(f"{self.name}/_merge.json", {"merged": merged, "sources": sources})
+
+    def finish_merge(self) -> None:
+        """Finish a merge whose part has appeared, forget one whose part has not."""
+        merge = self._merge()
+        if merge is None:
+            return
+        present = self._present()
+        if merge["merged"] in present:
+            for part in sorted({*merge["sources"]} & {*present}):
+                self.folder.remove(self._part(part))
+        self.folder.remove(f"{self.name}/_merge.json")
 
     def part_path(self, part: int) -> str:
         return self.folder.path(self._part(part))
@@ -57,6 +82,13 @@ class Round:
             tables.append(rows.append_column("part", pa.array([part] * rows.num_rows, pa.int32())))
         schema = pa.schema([*(SCHEMA.field(n) for n in ("image_id", "source_etag", "status")), ("part", pa.int32())])
         return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+
+    def _present(self) -> list[int]:
+        return [int(name[-14:-8]) for name in self.folder.names(self.name, "part-", ".parquet")]
+
+    def _merge(self) -> dict[str, Any] | None:
+        name = f"{self.name}/_merge.json"
+        return self.folder.read_json(name) if self.folder.exists(name) else None
 
     def _part(self, part: int) -> str:
         return f"{self.name}/part-{part:06d}.parquet"

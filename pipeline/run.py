@@ -136,6 +136,7 @@ def _begin(
         try:
             lease = stack.enter_context(hold_lease(target, run_id))
             target.folder.remove_temporary(target.name)
+            target.finish_merge()
             if record is None:
                 target.write_record(_new_record(target, recipe, mark, sha256))
                 publish(target.folder, target.number)
