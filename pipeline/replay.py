@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.progress import progress_bar
@@ -31,7 +32,7 @@ class ReplayPart:
     def _replay(self, target: Round, part: int) -> tuple[int, int]:
         rows = target.read_part(part)
         floors = rows["predicted_iou_floor"].to_pylist()
-        cut_short = sum(floor is not None and floor > self.pred_iou_thresh for floor in floors)
+        cut_short = sum(floor is not None and floor > np.float32(self.pred_iou_thresh) for floor in floors)
         filtered = self.filter(rows)
         links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], "tag": None, "caption": None}
         marks = pa.array([links] * rows.num_rows, SCHEMA.field("fingerprints").type)

@@ -56,7 +56,8 @@ class FilterMasks:
                     row_masks, row_rles, row_raw, floor = self._store(row_masks, filtered)
                 except Exception as error:  # one image must not take its batch along: the reason is kept in its row
                     statuses[index], errors[index] = "failed", f"filter: {describe(error)}"
-                    row_masks, row_rles, row_raw = row_masks.slice(0, 0), [], []
+                    if self.stored is not None:  # what a replay cannot judge again stays as it was
+                        row_masks, row_rles, row_raw = row_masks.slice(0, 0), [], []
             structs.append(row_masks)
             rles.append(row_rles)
             raw_rles.append(row_raw)

@@ -64,8 +64,8 @@ class Upsampler:
     ) -> tuple[float, np.ndarray | None]:
         """Stability score and outline of one mask.
 
-        `logits` (low, low) float32. Interpolated values are convex combinations, so nothing outside the pixels that read
-        a logit above `mask_threshold - offset` can count; only that rectangle is computed, in strips of columns.
+        `logits` (low, low) float32. Interpolated values are convex combinations, so nothing outside the pixels that
+        read a logit above `mask_threshold - offset` can count; only that rectangle is computed, in strips of columns.
         Returns the stability score (segment-anything `calculate_stability_score`: |above threshold + offset| over
         |above threshold - offset|, here 0 for an empty mask) and the positions at which the column-major mask of the
         whole image changes value, or None for a mask that is empty or below `min_stability`.
