@@ -10,7 +10,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from models.masks.rle import areas, compress_counts, expand_counts
-from stages.decode_image import DecodeSettings, decode_image, describe
+from stages.decode_image import describe
+from stages.decode_pixels import DecodeSettings, decode_image
 
 ANNOTATIONS = "annotations.json"
 

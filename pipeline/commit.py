@@ -50,14 +50,18 @@ def _reason(error: str) -> str:
 class Committer:
     """Holds the rows of chunks in flight; writes a chunk's part when its last row has come."""
 
-    def __init__(self, target: Round, chunks: list[Chunk], run_id: str, links: dict[str, str]) -> None:
+    def __init__(self, target: Round, run_id: str, links: dict[str, str]) -> None:
         self.target = target
         self.run_id = run_id
         self.links = links
         self.seen = Tally()
         self.tally = Tally()
-        self._chunks = {chunk.part: chunk for chunk in chunks}
+        self._chunks: dict[int, Chunk] = {}
         self._rows: dict[int, list[pa.Table]] = {}
+
+    def expect(self, chunks: list[Chunk]) -> None:
+        """Chunks whose rows will come next."""
+        self._chunks |= {chunk.part: chunk for chunk in chunks}
 
     def add(self, rows: pa.Table) -> None:
         """Rows of any chunks, as the graph gives them: `seen` counts them, `tally` those that are committed."""
@@ -90,6 +94,8 @@ class Committer:
             record = pa.concat_tables([existing.filter(pc.invert(replaced)), record])
         self.target.write_part(part, record)
         self.tally.add(rows)
+        if rows.num_rows == self._chunks[part].images.num_rows:
+            del self._chunks[part]
 
     def commit_unfinished(self) -> None:
         """Commit what has come of chunks that will not be completed; a later run gives the rest parts of its own."""
@@ -98,5 +104,5 @@ class Committer:
 
     @property
     def unfinished(self) -> int:
-        """Images that were planned and are not committed."""
-        return sum(chunk.images.num_rows for chunk in self._chunks.values()) - self.tally.images
+        """Images that were expected and are not committed."""
+        return sum(chunk.images.num_rows for chunk in self._chunks.values())

@@ -22,9 +22,12 @@ def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round
     from ray.data import ActorPoolStrategy
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    attempts = RayAttempts()
+    decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)
+    blocks = list(_blocks(chunks, resources))
     return (
-        ray.data.from_arrow(list(_blocks(chunks, resources)))
-        .map_batches(DecodeImages(recipe.decode), batch_size=1, num_cpus=TASK_CPUS, **batches)
+        ray.data.from_arrow(blocks)
+        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS, **batches)
         .map_batches(
             GenerateMasks,
             fn_constructor_kwargs={
@@ -38,10 +41,10 @@ def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round
                 "device": resources.device,
                 "num_threads": resources.threads_per_actor,
                 "round_number": round_number,
-                "attempts": RayAttempts(),
+                "attempts": attempts,
                 "image_timeout": recipe.run.image_timeout,
             },
-            compute=ActorPoolStrategy(size=resources.sam_actors),
+            compute=ActorPoolStrategy(size=min(resources.sam_actors, len(blocks))),
             batch_size=resources.images_per_batch,
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor,

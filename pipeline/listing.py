@@ -1,69 +1,78 @@
-"""Which images there are: a folder, a glob or one file, through fsspec."""
+"""Which images there are: every source of a recipe's `input`, each image once."""
 
-import glob
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from fsspec.core import url_to_fs
+import pyarrow.compute as pc
 
-IMAGE_SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "jp2", "tga", "avif"),
-    )
-)
-
-LISTING = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("source_etag", pa.string())])
+from pipeline.sources.credentials import refuse_credentials
+from pipeline.sources.files import IMAGE_SUFFIXES, list_files
+from pipeline.sources.globs import MAGIC, filter_regex
+from pipeline.sources.listing_schema import LISTING
+from pipeline.sources.manifest import MANIFEST_SUFFIXES, list_manifest
 
 
-def list_images(source: str) -> pa.Table:
-    """(image_id, uri, source_etag) of every image, sorted by id.
+def list_images(source: str | Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> pa.Table:
+    """Every image of the sources as a table LISTING, in Arrow from the first page on, each `image_id` once.
 
-    A folder gives the files of known image suffixes below it, a glob every file it matches. Raises ValueError for
-    an input that does not exist, cannot be read or holds no image.
+    A source is a folder, a glob or a file of any store, a `.tar` archive or a glob of them, or a manifest (`.parquet`
+    or `.csv`). Of one source the id is the path below its root; of a list it is the whole URI, so that ids stay what
+    they are when the list grows. `include` and `exclude` are globs over ids: an image stays if it matches any of
+    `include` (when there are some) and none of `exclude`.
+
+    Raises ValueError for an input that does not exist, cannot be read, holds credentials or holds no image.
     """
-    fs, root = url_to_fs(source)
-    try:
-        found = sorted(_find(fs, root, source))
-    except (OSError, PermissionError) as error:
-        raise ValueError(f"input: {source!r} cannot be read ({error}); check the path and its permissions") from None
-    if not found:
-        raise ValueError(f"input: {source!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the path")
-    columns = zip(*found, strict=True)
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=LISTING)
-
-
-def _find(fs: Any, root: str, source: str) -> Iterator[tuple[str, str, str]]:
-    if glob.has_magic(root):
-        base = PurePosixPath(root.split("*", 1)[0].split("?", 1)[0].split("[", 1)[0] + "x").parent
-        infos = fs.glob(root, detail=True).values()
-    elif not fs.exists(root):
-        raise ValueError(f"input: {source!r} does not exist; give a folder of images, a glob or one image")
-    elif fs.isdir(root):
-        base = PurePosixPath(root)
-        fs.ls(root, detail=False)  # raises where the folder itself may not be read, which `find` passes over
-        infos = (
-            info
-            for info in fs.find(root, detail=True).values()
-            if PurePosixPath(info["name"]).suffix.lower() in IMAGE_SUFFIXES
+    sources = [source] if isinstance(source, str) else list(source)
+    listed = [_list_source(one, len(sources) > 1, include, exclude) for one in sources]
+    listing = _each_once(pa.concat_tables([LISTING.empty_table(), *listed]))
+    if listing.num_rows == 0:
+        named = ", ".join(map(repr, sources))
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        chosen = " that include and exclude leave" if include or exclude else ""
+        raise ValueError(
+            f"input: {named} holds no images{chosen} ({kinds}); check the path, and name archives as FOLDER/*.tar"
         )
-    else:
-        base, infos = PurePosixPath(root).parent, [fs.info(root)]
-    for info in infos:
-        if info["type"] == "file":
-            path = PurePosixPath(info["name"])
-            yield _text(str(path.relative_to(base))), _text(fs.unstrip_protocol(info["name"])), _etag(info)
+    return listing
 
 
-def _etag(info: dict[str, Any]) -> str:
-    """The store's own tag of the content, or size and modification time."""
-    tag = info.get("ETag")
-    return str(tag).strip('"') if tag else f"{info['size']}-{info.get('mtime', info.get('LastModified', ''))}"
+def _list_source(source: str, whole_ids: bool, include: Sequence[str], exclude: Sequence[str]) -> pa.Table:
+    refuse_credentials("input", source)
+    is_manifest = source.endswith(MANIFEST_SUFFIXES) and not MAGIC.search(source)
+    try:
+        tables = [
+            _chosen(_with_whole_ids(table) if whole_ids else table, include, exclude)
+            for table in (list_manifest(source) if is_manifest else list_files(source))
+        ]
+    except (OSError, ImportError) as error:
+        raise ValueError(f"input: {source!r} cannot be read ({error}); check the path and its permissions") from None
+    table = pa.concat_tables([LISTING.empty_table(), *tables])
+    return table if is_manifest or source.endswith(".tar") else table.sort_by("image_id")
 
 
-def _text(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 are spelled out (such a file cannot be opened by that name)."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _with_whole_ids(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "image_id", table["uri"])
+
+
+def _chosen(table: pa.Table, include: Sequence[str], exclude: Sequence[str]) -> pa.Table:
+    ids = table["image_id"]
+    if include:
+        table = table.filter(_matches(ids, include))
+        ids = table["image_id"]
+    return table.filter(pc.invert(_matches(ids, exclude))) if exclude else table
+
+
+def _matches(ids: pa.ChunkedArray, patterns: Sequence[str]) -> Any:
+    return pc.match_substring_regex(ids, "|".join(map(filter_regex, patterns)))
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    """The first row of each id, in order."""
+    ids = table["image_id"].combine_chunks()
+    distinct = pc.unique(ids)
+    if len(distinct) == len(ids):
+        return table
+    first = np.full(len(distinct), len(ids), np.int64)
+    np.minimum.at(first, pc.index_in(ids, value_set=distinct).to_numpy(), np.arange(len(ids)))
+    return table.take(pa.array(first))

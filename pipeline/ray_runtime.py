@@ -1,4 +1,4 @@
-"""A Ray of our own: started quietly for one run, stopped when it ends."""
+"""Ray for one run: a local one, started quietly and stopped at the end, or an existing cluster."""
 
 import logging
 import os
@@ -6,43 +6,67 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What the run may use."""
+class Node:
+    """What one machine offers."""
 
     num_cpus: int
     num_gpus: int
     memory_bytes: int
 
 
+ROOT = Path(__file__).resolve().parent.parent
+# threads that spin at OpenMP's barriers make a model of several threads that shares its cores with decoding up to
+# 27 times slower (measured on 2 cores)
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+
+
 @contextmanager
-def local_ray(num_cpus: int | None) -> Iterator[Machine]:
-    """Start Ray on this machine with `num_cpus` (all by default) and stop it afterwards; a Ray that is already
-    connected is used as it is and left running."""
+def connected_ray(address: str | None = None, num_cpus: int | None = None) -> Iterator[list[Node]]:
+    """Ray for one run; yields its nodes.
+
+    Without `address` one is started on this machine with `num_cpus` (all by default) and stopped afterwards; with it
+    the cluster there is used, and the code travels to its workers. A Ray that is already connected is used as it is
+    and left running.
+
+    Raises ValueError when there is no cluster at `address`.
+    """
     # read when the library loads: its own messages are for its developers, and ours say what a person needs
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # workers inherit it: threads that spin at OpenMP's barriers make a model of several threads that shares its cores
-    # with decoding up to 27 times slower (measured on 2 cores)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import ray
     from ray.data import DataContext
 
     started = not ray.is_initialized()
     if started:
-        cpus = num_cpus or len(os.sched_getaffinity(0))
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         with _without_stderr():
-            ray.init(
-                num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_object_store_bytes(),
-            )
+            if address is None:
+                os.environ.update(WORKER_ENVIRONMENT)
+                cpus = num_cpus or len(os.sched_getaffinity(0))
+                ray.init(
+                    num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
+                    include_dashboard=False,
+                    object_store_memory=_object_store_bytes(),
+                    **quiet,
+                )
+            else:
+                code = [str(ROOT / package) for package in ("pipeline", "stages", "models")]
+                try:
+                    ray.init(
+                        address=address,
+                        runtime_env={"py_modules": code, "env_vars": WORKER_ENVIRONMENT},
+                        **quiet,
+                    )
+                except (ConnectionError, RuntimeError) as error:
+                    raise ValueError(
+                        f"ray.address: no Ray cluster answers at {address!r} ({error}); start one or leave it out"
+                    ) from None
     try:
         DataContext.get_current().enable_progress_bars = False
         for name in ("ray.data", "ray"):
@@ -51,15 +75,18 @@ def local_ray(num_cpus: int | None) -> Iterator[Machine]:
             for handler in logger.handlers:
                 if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                     handler.setLevel(logging.ERROR)
-        resources = ray.cluster_resources()
-        yield Machine(
-            num_cpus=int(resources.get("CPU", 1)),
-            num_gpus=int(resources.get("GPU", 0)),
-            memory_bytes=int(resources.get("memory", 0)),
-        )
+        yield [_node(one["Resources"]) for one in ray.nodes() if one["Alive"]]
     finally:
         if started:
             ray.shutdown()
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(
+        num_cpus=int(resources.get("CPU", 0)),
+        num_gpus=int(resources.get("GPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+    )
 
 
 @contextmanager

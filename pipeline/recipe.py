@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.generator.settings import GenerateSettings
 from pipeline.presets import PresetName
-from stages.decode_image import DecodeSettings
+from stages.decode_pixels import DecodeSettings
 from stages.filter_settings import FilterSettings
 
 
@@ -22,12 +22,21 @@ class ModelSettings(BaseModel):
 
 class RunSettings(BaseModel):
     """`commit_every`: images a part file; a kill loses at most the parts in flight. `image_timeout`: seconds after
-    which an image that hangs in the model is given up."""
+    which an image that hangs in the model is given up, `decode_timeout` that of reading and decoding it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     commit_every: Annotated[int, Field(ge=1)] = 64
     image_timeout: Annotated[float, Field(gt=0)] | None = 3600.0
+    decode_timeout: Annotated[float, Field(gt=0)] | None = 120.0
+
+
+class RaySettings(BaseModel):
+    """`address`: an existing cluster, such as `auto` or `ray://head:10001`; without it Ray runs on this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str | None = None
 
 
 class ResourceSettings(BaseModel):
@@ -44,11 +53,14 @@ class ResourceSettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole run: `input` (a folder or glob), `output` (the dataset), and how."""
+    """A whole run: `input` (a folder, glob, file, archive or manifest, or a list of them), `output` (the dataset), and
+    how. `include` and `exclude` are globs over image ids."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: str
+    input: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     output: str
     preset: PresetName = "default"
     model: ModelSettings = ModelSettings()
@@ -57,6 +69,7 @@ class Recipe(BaseModel):
     filter: FilterSettings = FilterSettings()
     run: RunSettings = RunSettings()
     resources: ResourceSettings = ResourceSettings()
+    ray: RaySettings = RaySettings()
 
     @property
     def min_predicted_iou(self) -> float:

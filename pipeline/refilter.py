@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from pipeline.fingerprint import changes, fingerprint
 from pipeline.lease import hold_lease
 from pipeline.load_recipe import apply_overrides, validate_recipe
-from pipeline.ray_runtime import local_ray
+from pipeline.ray_runtime import connected_ray
 from pipeline.replay import replay_round
 from pipeline.rounds import Round, round_numbers
 from pipeline.storage import Folder
@@ -43,7 +43,7 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
             "raise the thresholds or use `maskfoundry run --new-round`"
         )
     target = Round(folder, numbers[-1])
-    with hold_lease(target, "filter"), local_ray(None):
+    with hold_lease(target, "filter"), connected_ray(recipe.ray.address):
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {

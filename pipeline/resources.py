@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from pipeline.ray_runtime import Machine
+from pipeline.ray_runtime import Node
 from pipeline.recipe import ResourceSettings
 
 CPU_ACTOR_BYTES = 4 << 30  # memory to leave each model on a CPU; a ViT-H in fp32 needs about that
 TASK_CPUS = 0.5  # the slot of a decoding or filtering task: both are brief beside the model
+TASK_SHARE = 0.25  # of a node's CPUs that actors leave to such tasks; two CPUs, the least Ray is given, leave one slot
 
 
 @dataclass(frozen=True)
@@ -23,33 +24,29 @@ class Resources:
     device: str
 
 
-def resolve_resources(settings: ResourceSettings, machine: Machine) -> Resources:
-    """Raises ValueError when the recipe asks for more than the machine has."""
-    available = 1.0 if machine.num_gpus else 0.0
+def resolve_resources(settings: ResourceSettings, nodes: list[Node]) -> Resources:
+    """Raises ValueError when the recipe asks for more than the nodes have."""
+    num_gpus = sum(node.num_gpus for node in nodes)
+    available = 1.0 if num_gpus else 0.0
     gpus = available if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
-    if gpus > machine.num_gpus:
-        raise ValueError(
-            f"resources.gpus_per_actor: {gpus:g} asked, the machine has {machine.num_gpus}; set 0 to run on the CPU"
-        )
+    hosts = [node for node in nodes if (node.num_gpus >= gpus if gpus else node.num_cpus)]
+    if not hosts:
+        raise ValueError(f"resources.gpus_per_actor: {gpus:g} asked, no machine has that many; set 0 to run on the CPU")
+    room = sum(int(node.num_gpus / gpus) if gpus else node.num_cpus for node in hosts)
     # on a CPU one thread a model, many models: threads of one model wait for each other at every layer
-    fitting = int(machine.num_gpus / gpus) if gpus else min(machine.num_cpus, machine.memory_bytes // CPU_ACTOR_BYTES)
+    fitting = room if gpus else sum(min(node.num_cpus, node.memory_bytes // CPU_ACTOR_BYTES) for node in hosts)
     actors = max(1, fitting) if settings.sam_actors == "auto" else settings.sam_actors
-    if gpus and actors * gpus > machine.num_gpus:
-        raise ValueError(
-            f"resources.sam_actors: {actors} × {gpus:g} GPUs asked, the machine has {machine.num_gpus}; ask for fewer"
-        )
-    if actors > machine.num_cpus:
-        raise ValueError(
-            f"resources.sam_actors: {actors} asked, the machine has {machine.num_cpus} CPUs; ask for fewer"
-        )
-    # actors leave a slot for decoding and filtering, and on a CPU use every core while those idle
-    cpus = min(1.0, (machine.num_cpus - TASK_CPUS) / actors) if gpus else (machine.num_cpus - TASK_CPUS) / actors
-    threads = 1 if gpus else max(1, machine.num_cpus // actors)
+    if actors > room:
+        raise ValueError(f"resources.sam_actors: {actors} asked, there is room for {room}; ask for fewer")
+    per_node = -(-actors // len(hosts))
+    node_cpus = min(node.num_cpus for node in hosts)
+    # on every node a quarter is left to decoding and filtering; a model on a CPU uses every core while those idle
+    share = (1 - TASK_SHARE) * node_cpus / per_node
     return Resources(
         sam_actors=actors,
         gpus_per_actor=gpus,
-        cpus_per_actor=cpus,
-        threads_per_actor=threads,
+        cpus_per_actor=min(1.0, share) if gpus else share,
+        threads_per_actor=1 if gpus else max(1, node_cpus // per_node),
         images_per_batch=(4 if gpus else 1) if settings.images_per_batch == "auto" else settings.images_per_batch,
         crops_per_batch=(4 if gpus else 1) if settings.crops_per_batch == "auto" else settings.crops_per_batch,
         points_per_batch=(256 if gpus else 64) if settings.points_per_batch == "auto" else settings.points_per_batch,

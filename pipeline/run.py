@@ -13,14 +13,14 @@ from importlib.metadata import version
 from typing import Any
 
 from models.weights import load_sam
-from pipeline.chunks import Chunk, plan_chunks
+from pipeline.chunks import Plan, plan_chunks
 from pipeline.commit import Committer, Tally
 from pipeline.fingerprint import Fingerprint, changes, fingerprint
 from pipeline.graph import build_graph
 from pipeline.lease import Lease, hold_lease
 from pipeline.listing import list_images
 from pipeline.progress import progress_bar
-from pipeline.ray_runtime import local_ray
+from pipeline.ray_runtime import connected_ray
 from pipeline.recipe import Recipe
 from pipeline.replay import Replayed, replay_round
 from pipeline.resources import Resources, resolve_resources
@@ -57,7 +57,7 @@ def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, qui
     what was committed by then stays, and the same call goes on from there.
     """
     started = time.time()
-    listing = list_images(recipe.input)
+    listing = list_images(recipe.input, recipe.include, recipe.exclude)
     # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
     _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
     mark = fingerprint(recipe, sha256)
@@ -67,15 +67,18 @@ def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, qui
     record = _check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
-    with _begin(target, record, recipe, mark, sha256, run_id) as lease, local_ray(num_cpus) as machine:
-        resources = resolve_resources(recipe.resources, machine)
+    with (
+        _begin(target, record, recipe, mark, sha256, run_id) as lease,
+        connected_ray(recipe.ray.address, num_cpus) as nodes,
+    ):
+        resources = resolve_resources(recipe.resources, nodes)
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        chunks = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
-        committer = Committer(target, chunks, run_id, mark.links)
+        plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
+        committer = Committer(target, run_id, mark.links)
         status = "failed"
         try:
             with _interruptible():
-                _stream(recipe, resources, chunks, committer, lease, quiet)
+                _stream(recipe, resources, plan, committer, lease, quiet)
             status = "done"
         except KeyboardInterrupt:
             committer.commit_unfinished()
@@ -172,21 +175,21 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stream(
-    recipe: Recipe, resources: Resources, chunks: list[Chunk], committer: Committer, lease: Lease, quiet: bool
-) -> None:
+def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> None:
     from ray.exceptions import RayError
 
-    total = sum(chunk.images.num_rows for chunk in chunks)
+    total = plan.num_images
     if total == 0:
         return
     with progress_bar("annotating", total, "images", quiet) as update:
         try:
-            graph = build_graph(recipe, resources, chunks, committer.target.number)
-            for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-                committer.add(rows)
-                lease.progress = {"images": committer.tally.images, "of": total} | _counts(committer.seen)
-                update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
+            for chunks in plan.in_groups(resources.sam_actors):
+                committer.expect(chunks)
+                graph = build_graph(recipe, resources, chunks, committer.target.number)
+                for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                    committer.add(rows)
+                    lease.progress = {"images": committer.tally.images, "of": total} | _counts(committer.seen)
+                    update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise RunError(

@@ -1,69 +1,19 @@
 """Read and decode images: bytes to upright 8-bit RGB pixels, or a failed row that says why not."""
 
 import hashlib
-import io
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
-import fsspec
 import numpy as np
 import pyarrow as pa
-from PIL import ExifTags, Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
 
+from stages.attempts import Attempts, time_limit
+from stages.decode_pixels import DecodeSettings, decode_image
+from stages.read_source import read_source, source_etag
 from stages.record import SCHEMA, set_columns
 
-# Our own limit below is checked before any pixel is decoded; Pillow's would warn at a number nobody chose.
-Image.MAX_IMAGE_PIXELS = None
-
-_BIT_DEPTH = {"1": 1, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
-_UNUSED_BANDS = ("A", "a", "X")  # alpha, premultiplied alpha, padding
-
-
-class DecodeSettings(BaseModel):
-    """`max_pixels`: an image that claims more is refused unread, as it may be a decompression bomb."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_pixels: Annotated[int, Field(ge=1)] = 500_000_000
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """`pixels` (H, W, 3) uint8; the rest is the record's `decode` struct."""
-
-    pixels: np.ndarray
-    mode: str
-    bit_depth: int
-    orientation: int
-    bands: list[int]
-
-
-def decode_image(data: bytes, settings: DecodeSettings) -> DecodedImage:
-    """The first frame of an encoded image, EXIF orientation applied, alpha ignored, 16-bit grey scaled to 8.
-
-    Raises whatever Pillow raises on broken data, and ValueError for an image above the pixel limit or of float pixels.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if width * height > settings.max_pixels:
-            raise ValueError(f"{width}×{height} is above decode.max_pixels={settings.max_pixels}")
-        mode = image.mode
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        upright = ImageOps.exif_transpose(image)
-        if mode == "F":
-            raise ValueError("pixels are floating point, which have no defined range")
-        if mode.startswith("I"):
-            wide = np.asarray(upright).astype(np.int64)
-            grey = np.clip(wide >> 8 if wide.max(initial=0) > 255 or mode != "I" else wide, 0, 255).astype(np.uint8)
-            pixels = np.repeat(grey[..., None], 3, axis=2)
-        else:
-            upright.info.pop("transparency", None)  # Pillow would warn that RGB loses it
-            pixels = np.asarray(upright.convert("RGB"))
-        bands = [index for index, band in enumerate(image.getbands()) if band not in _UNUSED_BANDS]
-    return DecodedImage(pixels, mode, _BIT_DEPTH.get(mode, 8), orientation, bands)
+MAX_ATTEMPTS = 2  # of an image at which a worker died or hung
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
@@ -75,46 +25,56 @@ def perceptual_hash(pixels: np.ndarray) -> str:
 
 
 class DecodeImages:
-    """Stage: rows with `image_id`, `uri`, `source_etag` gain the image's columns and `pixels` (raw RGB bytes)."""
+    """Stage: rows of a listing gain the image's columns and `pixels` (raw RGB bytes).
 
-    def __init__(self, settings: DecodeSettings) -> None:
+    Reading and decoding together have `timeout` seconds an image, then the worker's process ends, as nothing else ends
+    a hang in native code; an image at which MAX_ATTEMPTS workers ended, by that or by a crash, has failed.
+    """
+
+    def __init__(self, settings: DecodeSettings, attempts: Attempts, timeout: float | None) -> None:
         self.settings = settings
+        self.attempts = attempts
+        self.timeout = timeout
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [self._read(uri) for uri in batch["uri"].to_pylist()]
-        names = ("content_sha256", "phash", "width", "height", "status", "error", "decode")
+        sources = batch.select(["image_id", "uri", "source_etag", "offset", "size"])
+        rows = [self._row(source) for source in sources.to_pylist()]
+        names = ("source_etag", "content_sha256", "phash", "width", "height", "status", "error", "decode")
         columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in names}
         columns["pixels"] = pa.array([row.get("pixels") for row in rows], pa.large_binary())
         columns["decode_seconds"] = pa.array([row["decode_seconds"] for row in rows], pa.float64())
         return set_columns(batch, columns)
 
-    def _read(self, uri: str) -> dict[str, Any]:
+    def _row(self, source: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {"source_etag": source["source_etag"]}
+        key = f"decode {source['image_id']}"
         try:
-            with fsspec.open(uri, "rb") as file:
-                data = file.read()
-            row["content_sha256"] = hashlib.sha256(data).hexdigest()
-            image = decode_image(data, self.settings)
+            if self.attempts.begin([key])[0] > MAX_ATTEMPTS:
+                raise RuntimeError(f"the worker died or hung at each of {MAX_ATTEMPTS} attempts")
+            with time_limit(self.timeout):
+                self._read(source, row)
         except Exception as error:  # any file may be broken in any way: the reason is kept in its row
             row |= {"status": "failed", "error": f"decode: {describe(error)}"}
-        else:
-            height, width = image.pixels.shape[:2]
-            row |= {
-                "status": "ok",
-                "width": width,
-                "height": height,
-                "phash": perceptual_hash(image.pixels),
-                "decode": {
-                    "mode": image.mode,
-                    "bit_depth": image.bit_depth,
-                    "orientation": image.orientation,
-                    "bands": image.bands,
-                },
-                "pixels": image.pixels.tobytes(),
-            }
+        self.attempts.done([key])
         row["decode_seconds"] = time.perf_counter() - started
         return row
+
+    def _read(self, source: dict[str, Any], row: dict[str, Any]) -> None:
+        if row["source_etag"] is None:
+            row["source_etag"] = source_etag(source["uri"])
+        data = read_source(source["uri"], source["offset"], source["size"])
+        row["content_sha256"] = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, self.settings)
+        height, width = image.pixels.shape[:2]
+        row |= {
+            "status": "ok",
+            "width": width,
+            "height": height,
+            "phash": perceptual_hash(image.pixels),
+            "decode": {name: getattr(image, name) for name in ("mode", "bit_depth", "orientation", "bands")},
+            "pixels": image.pixels.tobytes(),
+        }
 
 
 def describe(error: Exception) -> str:

@@ -1,4 +1,8 @@
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +26,54 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests of the graph: starting it takes seconds."""
-    from pipeline.ray_runtime import local_ray
+    from pipeline.ray_runtime import connected_ray
 
-    with local_ray(2):
+    with connected_ray(num_cpus=2):
         yield
+
+
+S3_KEY = "AKIAMASKFOUNDRYTEST1"
+S3_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYmaskfoundry"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real S3 server on this machine; yields the folder that holds its buckets.
+
+    The environment it sets is what Ray's workers inherit, so a test asks for it before `ray_session`.
+    """
+    folder = tmp_path_factory.mktemp("s3")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", address]
+    # no cache of folders: tests put files beside the server's back
+    command += ["--auth-key", f"{S3_KEY},{S3_SECRET}", "--dir-cache-time", "0", "--vfs-cache-mode", "off", str(folder)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={"PATH": "", "HOME": str(folder)})
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and server.poll() is None, "the S3 server did not start"
+                time.sleep(0.05)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {
+                "AWS_ACCESS_KEY_ID": S3_KEY,
+                "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+                "AWS_ENDPOINT_URL": f"http://{address}",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            }.items():
+                patch.setenv(name, value)
+            yield folder
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,46 @@ def test_no_images_is_one_line(tmp_path: Path, where: str) -> None:
         list_images(str(tmp_path / where))
     with pytest.raises(ValueError, match="holds no images"):
         list_images(str(tmp_path / "empty" / "*.png"))
+
+
+def test_a_list_names_images_by_their_whole_uri_and_takes_each_once(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri,split\nphotos/0.png,val\nphotos/7.png,val\n")
+    listing = list_images([f"{photos}/[01].png", str(photos), f"{tmp_path}/m.csv"])
+    names = ["0.png", "1.png", "2.png", "3.png", "more/4.png", "7.png"]
+    assert listing["image_id"].to_pylist() == [f"file://{photos}/{name}" for name in names]
+    assert listing["uri"].to_pylist() == listing["image_id"].to_pylist()
+    assert list_images([str(photos)]) == list_images(str(photos))
+
+
+def test_include_and_exclude(photos: Path) -> None:
+    def ids(**patterns: list[str]) -> list[str]:
+        return list_images(str(photos), **patterns)["image_id"].to_pylist()
+
+    assert ids(include=["[0-2].png"]) == ["0.png", "1.png", "2.png"]
+    assert ids(include=["*.png"], exclude=["more/**", "1.*"]) == ["0.png", "2.png", "3.png"]
+    assert ids(include=["more/*", "0.png"]) == ["0.png", "more/4.png"]
+    with pytest.raises(ValueError, match="no images that include and exclude leave"):
+        ids(exclude=["*"])
+
+
+def test_links_to_files_count_and_links_to_folders_do_not(photos: Path) -> None:
+    (photos / "link.png").symlink_to(photos / "0.png")
+    (photos / "more" / "loop").symlink_to(photos)
+    (photos / "dangling.png").symlink_to(photos / "nothing.png")
+    os.mkfifo(photos / "pipe.png")
+    assert list_images(str(photos))["image_id"].to_pylist() == [
+        *("0.png", "1.png", "2.png", "3.png", "link.png", "more/4.png")
+    ]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "trip [2024]").mkdir()
+    (tmp_path / "trip [2024]" / "a.png").write_bytes(b"x")
+    assert list_images(f"{tmp_path}/trip [2024]")["image_id"].to_pylist() == ["a.png"]
+    assert list_images(f"{tmp_path}/trip [[]2024]/*.png")["image_id"].to_pylist() == ["trip [2024]/a.png"]
+
+
+def test_credentials_are_refused_without_repeating_them() -> None:
+    with pytest.raises(ValueError, match=r"^input: the URI holds credentials") as caught:
+        list_images("https://me:hunter2@example.org/photos")
+    assert "hunter2" not in str(caught.value)

@@ -6,12 +6,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from stages.decode_image import DecodedImage, DecodeImages, DecodeSettings, decode_image, describe, perceptual_hash
+from pipeline.sources.listing_schema import listing_table
+from stages.attempts import AttemptCounts
+from stages.decode_image import DecodeImages, describe, perceptual_hash
+from stages.decode_pixels import DecodedImage, DecodeSettings, decode_image
 from stages.record import SCHEMA, conform
 
 SETTINGS = DecodeSettings()
@@ -109,11 +113,29 @@ def test_sixteen_bit_colour() -> None:
     assert np.array_equal(decode(data).pixels, picture())
 
 
-def test_thirty_two_bit_grey() -> None:
-    small = np.arange(200, dtype=np.int32).reshape(10, 20)
-    assert np.array_equal(decode(encoded(small, "TIFF")).pixels[..., 0], small)
-    found = decode(encoded(small * 256, "TIFF"))
-    assert np.array_equal(found.pixels[..., 0], small) and found.bit_depth == 32
+def test_thirty_two_bit_grey_has_no_defined_range() -> None:
+    with pytest.raises(ValueError, match="32-bit"):
+        decode(encoded(np.arange(200, dtype=np.int32).reshape(10, 20), "TIFF"))
+
+
+def test_sixteen_bit_netpbm() -> None:
+    found = decode(b"P5 2 1 65535\n" + bytes([0x12, 0x34, 0, 0x77]))
+    assert found.pixels[0, :, 0].tolist() == [0x12, 0] and found.bit_depth == 16
+
+
+def test_bits_of_a_sample_are_those_of_the_file() -> None:
+    wide = np.random.default_rng(0).integers(0, 1 << 16, (5, 6, 3)).astype(np.uint16)
+    ok, data = cv2.imencode(".png", wide[..., ::-1])
+    assert ok
+    found = decode(data.tobytes())
+    assert np.array_equal(found.pixels, wide >> 8) and (found.mode, found.bit_depth) == ("RGB", 16)
+    assert decode(encoded(Image.new("1", (3, 3)), "PNG")).bit_depth == 1
+
+
+def test_formats_that_are_programs_are_not_opened() -> None:
+    drawing = encoded(picture(), "EPS")
+    with pytest.raises(UnidentifiedImageError):
+        decode(drawing)
 
 
 def test_cmyk_jpeg() -> None:
@@ -255,10 +277,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def batch(uris: list[str]) -> pa.Table:
-    ids = pa.array([uri.rsplit("/")[-1] for uri in uris], pa.string())
-    return pa.table(
-        {"image_id": ids, "uri": pa.array(uris, pa.string()), "part": pa.array([3] * len(uris), pa.int32())}
-    )
+    images = listing_table(len(uris), {"image_id": [uri.rsplit("/")[-1] for uri in uris], "uri": uris})
+    return images.append_column("part", pa.array([3] * len(uris), pa.int32()))
 
 
 def test_broken_files_become_failed_rows_and_their_neighbours_stay(tmp_path: Path) -> None:
@@ -266,7 +286,7 @@ def test_broken_files_become_failed_rows_and_their_neighbours_stay(tmp_path: Pat
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     uris = [f"{tmp_path}/{name}" for name in [*contents, "missing.jpg"]] + [str(tmp_path)]
-    found = DecodeImages(SETTINGS)(batch(uris))
+    found = DecodeImages(SETTINGS, AttemptCounts(), 60)(batch(uris))
     rows = found.to_pylist()
     assert found.num_rows == len(uris) and found["part"].to_pylist() == [3] * len(uris)
     good = {"good.jpg": (30, 40), "grey.png": (9, 7), "last.webp": (5, 4)}
@@ -296,20 +316,21 @@ def test_errors_do_not_change_from_run_to_run(tmp_path: Path) -> None:
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     uris = [f"{tmp_path}/{name}" for name in contents]
-    once, again = (DecodeImages(SETTINGS)(batch(uris)).drop_columns(["decode_seconds"]) for _ in range(2))
+    stage = DecodeImages(SETTINGS, AttemptCounts(), 60)
+    once, again = (stage(batch(uris)).drop_columns(["decode_seconds"]) for _ in range(2))
     assert once.equals(again)
 
 
 def test_the_pixel_limit_fails_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    [row] = DecodeImages(DecodeSettings(max_pixels=100))(batch([f"{tmp_path}/a.png"])).to_pylist()
+    [row] = DecodeImages(DecodeSettings(max_pixels=100), AttemptCounts(), 60)(batch([f"{tmp_path}/a.png"])).to_pylist()
     assert row["error"] == "decode: ValueError: 40×30 is above decode.max_pixels=100"
     assert row["content_sha256"] is not None
 
 
 def test_types_are_the_records(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    stage = DecodeImages(SETTINGS)
+    stage = DecodeImages(SETTINGS, AttemptCounts(), 60)
     found = stage(batch([f"{tmp_path}/a.png"]))
     for name in set(found.column_names) & set(SCHEMA.names):
         assert found.schema.field(name).type == SCHEMA.field(name).type, name

@@ -1,0 +1,127 @@
+"""From a labelled image to a training example in the model's square frame.
+
+Large-scale jitter: Ghiasi et al. 2021, arXiv:2012.07177 (resize by a random factor, then crop or pad).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+MAX_SHARE = 0.9  # of the picture; a larger mask is discarded (Kirillov et al. 2023, appendix A)
+
+
+class AugmentSettings(BaseModel):
+    """`min_scale` and `max_scale`: the longest side, relative to the frame's. `flip`: its probability. `colour`: the
+    strength of brightness, contrast, saturation and channel changes, 0 for none. `min_mask_cells`: smaller masks, in
+    cells of the low-resolution mask, are discarded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_scale: Annotated[float, Field(gt=0)] = 0.5
+    max_scale: Annotated[float, Field(gt=0)] = 2.0
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    min_mask_cells: Annotated[int, Field(ge=1)] = 4
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSettings":
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} exceeds max_scale {self.max_scale}; swap them")
+        return self
+
+
+@dataclass(frozen=True)
+class Example:
+    """`image` (3, h, w) uint8 with h and w at most the frame; `masks` (N, M, M) bool of the whole frame at the
+    resolution of the model's low-resolution masks; `name` says where it came from."""
+
+    image: Tensor
+    masks: Tensor
+    name: str
+
+
+def augment(
+    image: np.ndarray, masks: np.ndarray, frame: int, mask_size: int, rng: np.random.Generator, how: AugmentSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """image (H, W, 3) uint8, masks (N, H, W) uint8 of 0 and 1 -> picture (h, w, 3) and masks (K, M, M) bool.
+
+    The picture fits the square of `frame` pixels; masks cover that square, with nothing in its padding. Masks of more
+    than 90 % of the picture or fewer than `min_mask_cells` cells are left out, so K may be 0.
+    """
+    height, width = image.shape[:2]
+    scale = frame / max(height, width) * np.exp(rng.uniform(np.log(how.min_scale), np.log(how.max_scale)))
+    crop_height, crop_width = (max(1, min(side, round(frame / scale))) for side in (height, width))
+    y0 = int(rng.integers(height - crop_height + 1))
+    x0 = int(rng.integers(width - crop_width + 1))
+    image = image[y0 : y0 + crop_height, x0 : x0 + crop_width]
+    masks = masks[:, y0 : y0 + crop_height, x0 : x0 + crop_width]
+    if rng.random() < how.flip:
+        image, masks = image[:, ::-1], masks[:, :, ::-1]
+    picture = fit(image, scale, frame)
+    if how.colour:
+        picture = jitter_colour(picture, rng, how.colour)
+    return picture, fit_masks(masks, picture.shape[:2], frame, mask_size, how.min_mask_cells)
+
+
+def fit(image: np.ndarray, scale: float, frame: int) -> np.ndarray:
+    """Resizes (H, W, 3) by `scale`, to between 1 and `frame` pixels a side."""
+    height, width = (max(1, min(frame, round(side * scale))) for side in image.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+
+
+def fit_masks(
+    masks: np.ndarray,
+    picture: tuple[int, ...],
+    frame: int,
+    mask_size: int,
+    min_cells: int,
+    max_share: float = MAX_SHARE,
+) -> np.ndarray:
+    """Masks (N, H, W) of a picture that is resized to `picture` (h, w) in a `frame` -> (K, M, M) bool, M `mask_size`.
+
+    A cell belongs to a mask that covers at least half of it.
+    """
+    cells = mask_size / frame
+    height, width = (max(1, min(mask_size, round(side * cells))) for side in picture)
+    kept = []
+    for mask in masks:
+        share = np.count_nonzero(mask) / mask.size
+        if share == 0 or share > max_share:
+            continue
+        small = cv2.resize(np.ascontiguousarray(mask) * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
+        cell_mask = np.zeros((mask_size, mask_size), dtype=np.bool_)
+        cell_mask[:height, :width] = small >= 128
+        if cell_mask.sum() >= min_cells:
+            kept.append(cell_mask)
+    return np.stack(kept) if kept else np.zeros((0, mask_size, mask_size), dtype=np.bool_)
+
+
+def jitter_colour(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Random brightness, contrast, saturation and channel gains of (H, W, 3) uint8."""
+    gain, contrast, saturation = 1 + rng.uniform(-strength, strength, 3)
+    channels = gain * (1 + rng.uniform(-strength / 3, strength / 3, 3))
+    pixels = image.astype(np.float32) * channels.astype(np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    pixels = grey + saturation * (pixels - grey)
+    mean = pixels.mean()
+    return np.clip(mean + contrast * (pixels - mean), 0, 255).astype(np.uint8)
+
+
+def make_example(
+    image: np.ndarray,
+    masks: np.ndarray,
+    name: str,
+    frame: int,
+    mask_size: int,
+    rng: np.random.Generator,
+    how: AugmentSettings,
+) -> Example:
+    """`augment` as tensors."""
+    picture, cells = augment(image, masks, frame, mask_size, rng, how)
+    return Example(torch.from_numpy(picture).permute(2, 0, 1).contiguous(), torch.from_numpy(cells), name)

@@ -1,0 +1,195 @@
+"""One image's prompts: a first prompt, clicks on what is wrong, rounds without a new point; gradients as it goes.
+
+Kirillov et al. 2023, arXiv:2304.02643, appendix A: eight clicks with the previous logits as mask prompt, one round
+without a click at a random place among them and one at the end; three masks for the first prompt, of which the best
+learns, and a fourth output («slot 0») once there are several prompts. A box is rarely ambiguous and inference asks slot
+0 for it, so slot 0 learns from boxes alone too.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.sam.mask_decoder import DecodedPrompts, MaskDecoder
+from models.sam.model import Sam
+from models.sam.prompts import Prompts
+from models.training.clicks import error_points, noisy_boxes, random_points, sample_masks
+from models.training.losses import LossWeights, best_of, iou_error, mask_iou, mask_losses
+
+
+class PromptSettings(BaseModel):
+    """`num_prompts` masks an image, `box_share` of them first prompted by a box whose noise is `box_noise` of the side.
+    Then `num_clicks` clicks and `num_refinements` rounds without one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_prompts: Annotated[int, Field(ge=1)] = 32
+    box_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    box_noise: Annotated[float, Field(ge=0)] = 0.1
+    num_clicks: Annotated[int, Field(ge=0)] = 8
+    num_refinements: Annotated[int, Field(ge=0)] = 2
+
+
+@dataclass(frozen=True)
+class PromptTally:
+    """Sums over prompts, so that tallies add up: losses of all rounds, and IoUs of the first round."""
+
+    loss: Tensor
+    point_best: Tensor
+    point_chosen: Tensor
+    box_single: Tensor
+    num_points: int
+    num_boxes: int
+    num_masks: int  # prompts times rounds
+
+    def __add__(self, other: "PromptTally") -> "PromptTally":
+        return PromptTally(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def click_rounds(settings: PromptSettings, generator: torch.Generator) -> list[bool]:
+    """For each round after the first, whether it brings a click. The last refinement comes last, others anywhere."""
+    rounds = [True] * settings.num_clicks
+    for _ in range(settings.num_refinements - 1):
+        place = int(torch.randint(len(rounds) + 1, (1,), generator=generator, device=generator.device))
+        rounds.insert(place, False)
+    return rounds + [False] * min(1, settings.num_refinements)
+
+
+def train_on_prompts(
+    sam: Sam,
+    embedding: Tensor,
+    masks: Tensor,
+    settings: PromptSettings,
+    weights: LossWeights,
+    step: int,
+    generator: torch.Generator,
+    share: float,
+    bf16: bool,
+) -> PromptTally:
+    """Prompts one image and adds `share` times the gradient of its mean loss, round by round.
+
+    embedding: (1, C, E, E), a leaf that collects its gradient, so that all rounds share one encoder pass;
+    masks: (N, 4E, 4E) bool, N > 0. Each round goes backward at once: memory holds one round.
+    """
+    chosen = masks[sample_masks(masks, settings.num_prompts, generator)]
+    num_boxes = round(settings.num_prompts * settings.box_share)
+    rounds = click_rounds(settings, generator)
+    share = share / (settings.num_prompts * (1 + len(rounds)))
+    tally: PromptTally | None = None
+    # Tokens are few: the fused kernels' backward pass takes several times as long as plain products of so few rows.
+    with sdpa_kernel(SDPBackend.MATH):
+        for targets, by_box in ((chosen[num_boxes:], False), (chosen[:num_boxes], True)):
+            if len(targets):
+                group = _Group(sam, embedding, targets, by_box, settings, generator)
+                one = group.run(rounds, weights, step, share, bf16)
+                tally = one if tally is None else tally + one
+    assert tally is not None, "an image has at least one prompt"
+    return tally
+
+
+class _Group:
+    """Prompts that began alike, on their way through the rounds."""
+
+    def __init__(
+        self,
+        sam: Sam,
+        embedding: Tensor,
+        targets: Tensor,
+        by_box: bool,
+        settings: PromptSettings,
+        generator: torch.Generator,
+    ) -> None:
+        self.sam = sam
+        self.embedding = embedding
+        self.targets = targets  # (B, 4E, 4E) bool
+        self.frame = sam.config.image_size
+        self.generator = generator
+        self.previous: Tensor | None = None  # (B, 4E, 4E) logits
+        self.boxes: Tensor | None = None
+        if by_box:
+            self.boxes = noisy_boxes(targets, self.frame, settings.box_noise, generator)
+            self.points = targets.new_empty(len(targets), 0, 2, dtype=torch.float32)
+            self.labels = targets.new_empty(len(targets), 0, dtype=torch.int64)
+        else:
+            self.points = random_points(targets, self.frame, generator)[0][:, None]
+            self.labels = targets.new_ones(len(targets), 1, dtype=torch.int64)
+
+    def run(self, rounds: list[bool], weights: LossWeights, step: int, share: float, bf16: bool) -> PromptTally:
+        logits, predicted_iou = self._decode(first=True, bf16=bf16)
+        single = self.boxes is not None  # slot 0 is the first of the outputs then
+        truth = self.targets[:, None].float().expand_as(logits)
+        actual = mask_iou(logits, truth)
+        losses = mask_losses(logits, truth, weights, step)
+        best, place = best_of(losses[:, int(single) :])
+        loss = best + weights.iou * iou_error(predicted_iou, actual).mean(dim=1)
+        if single:
+            loss = loss + losses[:, 0]
+        (loss.sum() * share).backward()
+        total = loss.detach().sum()
+        place = place + int(single)
+        nothing = total.new_zeros(())
+        tally = PromptTally(
+            loss=total,
+            point_best=nothing if single else actual.amax(dim=1).sum(),
+            point_chosen=nothing if single else actual.gather(1, predicted_iou.argmax(dim=1)[:, None]).sum(),
+            box_single=actual[:, 0].sum() if single else nothing,
+            num_points=0 if single else len(actual),
+            num_boxes=len(actual) if single else 0,
+            num_masks=len(actual),
+        )
+        # The mask of the highest predicted IoU is fed back, as a user would pick it.
+        picked = predicted_iou[:, int(single) :].argmax(dim=1) + int(single)
+        self.previous = logits.detach()[torch.arange(len(picked)), picked]
+        for click in rounds:
+            tally = tally + self._next(click, weights, step, share, bf16)
+        return tally
+
+    def _next(self, click: bool, weights: LossWeights, step: int, share: float, bf16: bool) -> PromptTally:
+        assert self.previous is not None
+        if click:
+            point, label = error_points(self.previous, self.targets, self.frame, self.generator)
+            self.points = torch.cat([self.points, point[:, None]], dim=1)
+            self.labels = torch.cat([self.labels, label[:, None]], dim=1)
+        logits, predicted_iou = self._decode(first=False, bf16=bf16)
+        truth = self.targets[:, None].float()
+        actual = mask_iou(logits, truth)
+        loss = mask_losses(logits, truth, weights, step) + weights.iou * iou_error(predicted_iou, actual)
+        (loss.sum() * share).backward()
+        self.previous = logits.detach()[:, 0]
+        nothing = loss.new_zeros(())
+        return PromptTally(loss.detach().sum(), nothing, nothing, nothing, 0, 0, len(loss))
+
+    def _decode(self, first: bool, bf16: bool) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, 4E, 4E) and predicted IoU (B, M), fp32. First a point: slots 1 to 3; a box: 0 to 3; then 0."""
+        sam, device = self.sam, self.embedding.device
+        some = self.points.shape[1] > 0
+        prompts = Prompts(
+            points=self.points if some else None,
+            labels=self.labels if some else None,
+            boxes=self.boxes,
+            masks=None if self.previous is None else self.previous[:, None],
+        )
+        last = sam.mask_decoder.num_mask_tokens if first else 1
+        slots = slice(1 if first and self.boxes is None else 0, last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            sparse, dense = sam.prompt_encoder(prompts)
+            decoded = sam.mask_decoder.attend(self.embedding, sam.prompt_encoder.dense_pe(), sparse, dense)
+            logits = _every_mask(sam.mask_decoder, decoded, slots)
+        return logits.float().contiguous(), decoded.predicted_iou[:, slots].float()
+
+
+def _every_mask(decoder: MaskDecoder, decoded: DecodedPrompts, slots: slice) -> Tensor:
+    """Logits (B, slots, 4E, 4E) of every prompt: `MaskDecoder.masks` without the choice.
+
+    The product runs over channels-last features, the layout that they have: its backward pass is much faster so.
+    """
+    features = decoder.output_upscaling(decoded.image_features).permute(0, 2, 3, 1)  # (B, 4E, 4E, C/8)
+    tokens = decoded.mask_tokens[:, slots].unbind(1)
+    heads = decoder.output_hypernetworks_mlps[slots]
+    weights = torch.stack([head(token) for head, token in zip(heads, tokens, strict=True)], dim=2)  # (B, C/8, slots)
+    logits = features.flatten(1, 2) @ weights  # (B, 16*E*E, slots)
+    return logits.transpose(1, 2).unflatten(2, features.shape[1:3])

@@ -1,0 +1,95 @@
+"""Where training starts: weights of other sizes, and cross-attention that sees a prompt's place from the first step."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from models.sam.checkpoints import resize_positions
+from models.sam.model import Sam
+from models.sam.transformer import Attention
+
+
+@torch.no_grad()
+def warm_start(sam: Sam, state: Mapping[str, Tensor]) -> list[str]:
+    """Takes over what fits of official weights of other sizes; returns the names of the parameters that kept their own.
+
+    Position tables are interpolated, those of relative positions cut to their middle where a block attends to less.
+    Encoder blocks that the weights do not have begin as the identity: their last layers are zero.
+    """
+    own = sam.state_dict()
+    resized = resize_positions(state, sam.config)
+    fresh = []
+    for name, value in own.items():
+        given = resized.get(name)
+        if given is not None and "rel_pos" in name and len(given) > len(value):
+            start = (len(given) - len(value)) // 2
+            given = given[start : start + len(value)]
+        if given is not None and given.shape == value.shape:
+            value.copy_(given)
+        else:
+            fresh.append(name)
+    for index, block in enumerate(sam.image_encoder.blocks):
+        if f"image_encoder.blocks.{index}.attn.qkv.weight" not in state:
+            _silence(block)
+    return fresh
+
+
+@torch.no_grad()
+def align_cross_attention(sam: Sam, gain: float = 2.0) -> None:
+    """Makes the query and the key projection of each cross-attention the same orthogonal matrix times `gain`.
+
+    A token then attends, from the first step, to where its own position encoding is; with independent projections,
+    fresh weights ignore the prompt's place for hundreds of steps.
+    """
+    for name, module in sam.mask_decoder.named_modules():
+        if isinstance(module, Attention) and not name.endswith("self_attn"):
+            nn.init.orthogonal_(module.q_proj.weight, gain)
+            module.k_proj.weight.copy_(module.q_proj.weight)
+
+
+@torch.no_grad()
+def pass_pixels(sam: Sam) -> None:
+    """Lets a fresh encoder begin by handing the picture through: the mean colours of each patch's cells.
+
+    The first channels of a patch become the mean colours of its 4 x 4 cells (one low-resolution mask pixel each), every
+    block starts as the identity, and the neck passes those channels on. Fresh weights otherwise blur a patch and need
+    thousands of steps to find its colours again. Constant channels keep the layer norms from cancelling brightness.
+    """
+    encoder, patch_size = sam.image_encoder, sam.config.patch_size
+    cells = 4 if patch_size % 4 == 0 else 1
+    side = patch_size // cells
+    num_colours, num_constants = 3 * cells**2, 8
+    projection, (squeeze, _, mix, _) = encoder.patch_embed.proj, encoder.neck
+    assert isinstance(squeeze, nn.Conv2d) and isinstance(mix, nn.Conv2d) and projection.bias is not None
+    num_passed = num_colours + num_constants
+    if num_passed > min(sam.config.encoder_embed_dim, sam.config.prompt_embed_dim):
+        raise ValueError(
+            f"prompt_embed_dim: {sam.config.prompt_embed_dim} channels (of {sam.config.encoder_embed_dim}) do not hold "
+            f"the {num_passed} that carry the pixels; use a wider model"
+        )
+    projection.bias.zero_()
+    projection.weight[:num_passed] = 0
+    projection.weight[num_passed:] *= 0.5
+    for colour in range(3):
+        for cell in range(cells**2):
+            y, x = divmod(cell, cells)
+            channel = projection.weight[colour * cells**2 + cell, colour]
+            channel[y * side : (y + 1) * side, x * side : (x + 1) * side] = 1 / side**2
+    signs = torch.tensor([1.0, -1.0]).repeat(num_constants // 2)
+    projection.bias[num_colours:num_passed] = 4 * signs.to(projection.bias)
+    for block in encoder.blocks:
+        _silence(block)
+    squeeze.weight[:num_passed] = 0
+    squeeze.weight[:num_passed, :num_passed, 0, 0] = torch.eye(num_passed).to(squeeze.weight)
+    mix.weight *= 0.3
+    mix.weight[:, :, 1, 1] += torch.eye(len(mix.weight)).to(mix.weight)
+
+
+def _silence(block: nn.Module) -> None:
+    """Makes a transformer block the identity: its branches end in zero."""
+    for name in ("attn.proj", "mlp.lin2"):
+        layer = block.get_submodule(name)
+        assert isinstance(layer, nn.Linear) and layer.bias is not None
+        layer.weight.zero_()
+        layer.bias.zero_()

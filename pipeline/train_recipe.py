@@ -1,0 +1,85 @@
+"""The recipe of a training, validated."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.sam.config import SamConfig
+from models.training.augment import AugmentSettings
+from models.training.trainer import TrainerSettings
+
+
+class ValidationSettings(BaseModel):
+    """Every `every` steps the weights answer one point and one box a mask of the first `limit` images of `data`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    every: Annotated[int, Field(ge=1)] = 500
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainResources(BaseModel):
+    """`num_workers` processes share each step's images, with a GPU each if `gpus`, and `cpus_per_worker` threads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    gpus: bool = False
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 2
+
+
+class TrainRecipe(BaseModel):
+    """A whole training.
+
+    `data`: labelled folders (annotations.json and images/) or COCO JSON files. `output`: a folder for the checkpoint
+    to go on from, the metrics and the exported weights. `start`: a checkpoint to begin with; `model`: sizes of the
+    model, by default those of `start`; with `adapt` weights of other sizes are taken over where they fit. Without
+    `start` weights are fresh; `pass_pixels` then has the encoder begin by handing the picture through, which saves
+    thousands of steps.
+    `stop_after`: end this sitting after so many steps; the next call goes on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    start: str | None = None
+    adapt: bool = False
+    pass_pixels: bool = False
+    model: dict[str, Any] | None = None
+    images_per_step: Annotated[int, Field(ge=1)] = 4
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    training: TrainerSettings
+    augment: AugmentSettings = AugmentSettings()
+    validation: ValidationSettings | None = None
+    resources: TrainResources = TrainResources()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainRecipe":
+        try:
+            self.sizes()
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+        if self.model is None and self.start is None:
+            raise ValueError("neither model nor start is set; give the sizes of a model or a checkpoint to start from")
+        if self.pass_pixels and self.start is not None:
+            raise ValueError("pass_pixels: only fresh weights begin like that; leave it or start out")
+        if self.images_per_step % self.resources.num_workers:
+            raise ValueError(
+                f"images_per_step {self.images_per_step} is no multiple of resources.num_workers "
+                f"{self.resources.num_workers}; each worker takes as many images"
+            )
+        return self
+
+    def sizes(self) -> SamConfig | None:
+        """The sizes that the recipe names, or None for those of `start`."""
+        return None if self.model is None else SamConfig.from_json(json.dumps(self.model))
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between two sittings of one training."""
+        plain = self.model_dump(mode="json")
+        fixed = ("data", "start", "adapt", "pass_pixels", "model", "images_per_step", "training", "augment")
+        return {name: plain[name] for name in fixed}
