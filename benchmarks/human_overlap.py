@@ -5,7 +5,7 @@
 
 SET holds images/ and annotations.json: COCO JSON whose annotations are people's segments, each with an `annotator`
 (without one, an image has a single annotator). With --recipe the images are annotated first. The figures are those of
-`benchmarks.overlap.Overlap` for each annotator of an image, averaged over the image's annotators, then over the
+`models.evaluation.overlap.Overlap` for each annotator of an image, averaged over the image's annotators, then over the
 images. A failed image counts as one without masks. The yardstick is a fixed pyramid of boxes, the same for every image,
 measured in the same way.
 """
@@ -13,33 +13,23 @@ measured in the same way.
 import argparse
 import json
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from benchmarks.matching import pairwise_iou
-from benchmarks.overlap import Overlap, best_overlaps, grid_boxes, mean_overlap, overlap
 from benchmarks.table import markdown_table
+from models.evaluation.overlap import Overlap, best_overlaps, mean_overlap, overlap, pairwise_iou
 from models.masks.rle import areas, compress_counts, counts_from_transitions, transitions
+from pipeline.coco_labels import LabelledImage, read_labels
 from pipeline.load_recipe import load_recipe
 from pipeline.rounds import Round, read_index
 from pipeline.run import run
 from pipeline.storage import Folder
 
 PYRAMID = (1, 2, 3, 4, 6, 8)  # boxes a side: 130 in all
-
-
-@dataclass(frozen=True)
-class HumanImage:
-    """One image's segments as COCO compressed run lengths, by annotator."""
-
-    height: int
-    width: int
-    segments: dict[int, list[bytes]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Measured:
 
 def main() -> None:
     arguments = _arguments()
-    images = read_human_segments(arguments.data / "annotations.json")
+    images = {image.path.name: image for image in read_labels(str(arguments.data))}
     seconds = None
     if arguments.recipe:
         overrides = [*arguments.override, f"input={arguments.data / 'images'}", f"output={arguments.dataset}"]
@@ -86,35 +76,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_human_segments(path: Path) -> dict[str, HumanImage]:
-    """The images of a COCO JSON that have segments, by file name; crowds are left out."""
-    coco = json.loads(path.read_text(encoding="utf-8"))
-    records = {record["id"]: record for record in coco["images"]}
-    segments: dict[int, dict[int, list[bytes]]] = defaultdict(lambda: defaultdict(list))
-    for one in coco["annotations"]:
-        if not one.get("iscrowd", 0):
-            record = records[one["image_id"]]
-            rle = _compressed(one["segmentation"], record["height"], record["width"])
-            segments[one["image_id"]][one.get("annotator", 0)].append(rle)
-    images = {}
-    for image_id, by_annotator in segments.items():
-        record = records[image_id]
-        images[PurePosixPath(record["file_name"]).name] = HumanImage(
-            record["height"], record["width"], dict(by_annotator)
-        )
-    return images
-
-
-def _compressed(segmentation: Any, height: int, width: int) -> bytes:
-    """Any of COCO's three forms (polygons, counts as numbers, counts as text) as compressed counts."""
-    if isinstance(segmentation, list):
-        return bytes(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"])
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return bytes(coco_mask.frPyObjects(segmentation, height, width)["counts"])
-    return counts.encode() if isinstance(counts, str) else bytes(counts)
-
-
 def read_kept_masks(dataset: str) -> dict[str, list[bytes]]:
     """The kept masks of the newest published round, by the image's file name.
 
@@ -135,6 +96,19 @@ def read_kept_masks(dataset: str) -> dict[str, list[bytes]]:
     return kept
 
 
+def grid_boxes(height: int, width: int, per_side: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """A pyramid of boxes x0, y0, x1, y1 (x1 and y1 exclusive): for each n in `per_side`, n x n that tile the image.
+
+    A box of a tiny image that would hold no pixel is left out.
+    """
+    boxes = []
+    for n in per_side:
+        rows, columns = (np.rint(np.linspace(0, length, n + 1)).astype(int).tolist() for length in (height, width))
+        for y0, y1 in pairwise(rows):
+            boxes += [(x0, y0, x1, y1) for x0, x1 in pairwise(columns) if x0 < x1 and y0 < y1]
+    return boxes
+
+
 def box_masks(height: int, width: int) -> list[bytes]:
     """The yardstick's masks in an image of this size."""
     counts = [
@@ -144,7 +118,7 @@ def box_masks(height: int, width: int) -> list[bytes]:
     return compress_counts(np.concatenate(counts), np.array([len(one) for one in counts]))
 
 
-def measure(images: dict[str, HumanImage], masks: dict[str, list[bytes]]) -> Measured:
+def measure(images: dict[str, LabelledImage], masks: dict[str, list[bytes]]) -> Measured:
     """Every image of `images` against its masks."""
     per_image = []
     for name, image in images.items():

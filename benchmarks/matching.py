@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from models.evaluation.overlap import pairwise_iou
 
 MATCHED = 0.95  # IoU from which two masks count as the same
 
@@ -67,14 +68,6 @@ class Agreement:
     def count_difference(self) -> float:
         """|ours - reference| / reference; against an empty reference, the number of ours."""
         return abs(self.num_ours - self.num_reference) / max(1, self.num_reference)
-
-
-def pairwise_iou(first: Sequence[bytes], second: Sequence[bytes], height: int, width: int) -> np.ndarray:
-    """IoU of each mask of `first` with each of `second`, float64 (N, M)."""
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    ours, theirs = ([{"size": [height, width], "counts": rle} for rle in rles] for rles in (first, second))
-    return np.asarray(coco_mask.iou(ours, theirs, [False] * len(second)))
 
 
 def match_one_to_one(iou: np.ndarray) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from models.sam.config import SamConfig
 from models.weights import convert, load_sam
 from pipeline.load_recipe import validate_recipe
 from pipeline.recipe import Recipe
-from stages.decode_image import DecodeSettings, decode_image
+from stages.decode_pixels import DecodeSettings, decode_image
 from stages.filter_rules import filter_candidates
 
 MIN_SHARE = 0.99

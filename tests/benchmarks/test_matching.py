@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.matching import Agreement, ScoredMasks, agreement, match_one_to_one, pairwise_iou, total
+from benchmarks.matching import Agreement, ScoredMasks, agreement, match_one_to_one, total
 from models.masks.rle import encode_masks
 
 HEIGHT, WIDTH = 10, 20
@@ -17,20 +17,6 @@ def rectangles(*boxes: tuple[int, int, int, int]) -> list[bytes]:
 
 def scored(rles: list[bytes], predicted_iou: list[float], stability_score: list[float]) -> ScoredMasks:
     return ScoredMasks(HEIGHT, WIDTH, rles, np.array(predicted_iou), np.array(stability_score))
-
-
-def test_pairwise_iou_of_overlapping_equal_and_distant_masks() -> None:
-    first = rectangles((0, 0, 4, 4), (10, 0, 20, 10))
-    second = rectangles((2, 0, 6, 4), (0, 0, 4, 4), (6, 6, 7, 7))
-    iou = pairwise_iou(first, second, HEIGHT, WIDTH)
-    # 8 of 24 pixels shared; the same mask; nothing shared
-    np.testing.assert_allclose(iou, [[8 / 24, 1, 0], [0, 0, 0]])
-
-
-@pytest.mark.parametrize(("num_first", "num_second"), [(0, 0), (0, 2), (2, 0)])
-def test_pairwise_iou_without_masks_has_the_right_shape(num_first: int, num_second: int) -> None:
-    masks = rectangles((0, 0, 1, 1), (0, 0, 2, 2))
-    assert pairwise_iou(masks[:num_first], masks[:num_second], HEIGHT, WIDTH).shape == (num_first, num_second)
 
 
 def test_matching_takes_the_highest_first_and_each_mask_once() -> None:
