@@ -56,7 +56,7 @@ def main() -> None:
         )
     measured = measure(images, masks)
     yardstick = measure(images, {name: box_masks(image.height, image.width) for name, image in images.items()})
-    lines = [(f"{arguments.dataset}", measured), (f"yardstick: boxes {PYRAMID} a side", yardstick)]
+    lines = [("kept masks", measured), (f"yardstick: boxes {PYRAMID} a side", yardstick)]
     print(_table(lines))
     if seconds is not None:
         print(f"\nthe run took {seconds:.0f} s")

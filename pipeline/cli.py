@@ -127,6 +127,27 @@ def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         raise typer.Exit(1)
 
 
+@app.command("train")
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A training recipe, or the name of a shipped one.")],
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a SAM on labelled images, or go on with a training."""
+    from pipeline.load_recipe import load_train_recipe
+    from pipeline.train import train
+
+    summary = train(load_train_recipe(recipe, override), quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    loss = f", loss {summary.last['loss']:.3f}" if summary.last else ""
+    print(
+        f"{summary.num_steps_done:,} of {summary.num_steps:,} steps{loss}; {summary.num_masks:,} masks of "
+        f"{summary.num_images:,} images in {summary.seconds:.0f} s → {summary.weights}"
+    )
+
+
 @app.command("compact")
 def compact_command(
     dataset: Annotated[str, typer.Argument(help="A dataset.")],
@@ -276,13 +297,13 @@ def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name
 
 def main() -> None:
     """Entry point of `maskfoundry`."""
-    from pipeline.run import RunError
+    from pipeline.errors import RunError, TrainingError
 
     try:
         app(standalone_mode=True)
     except ValueError as error:
         _fail(error, 2)
-    except (RunError, OSError) as error:
+    except (RunError, TrainingError, OSError) as error:
         _fail(error, 1)
 
 

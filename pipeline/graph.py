@@ -14,13 +14,16 @@ from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
 
 MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of memory
+ACTOR_START_SECONDS = 1800  # for a model of some GB from a slow disk; an actor that cannot start at all fails at once
 
 
 def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int) -> Any:
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order."""
     import ray.data
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
+    # else decoding takes every slot as it comes free, and the actors start when there is nothing left to decode
+    DataContext.get_current().wait_for_min_actors_s = ACTOR_START_SECONDS
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     attempts = RayAttempts()
     decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)

@@ -2,19 +2,29 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.presets import PRESETS
 from pipeline.recipe import Recipe
+from pipeline.train_recipe import TrainRecipe
+
+SomeRecipe = TypeVar("SomeRecipe", bound=BaseModel)
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load_train_recipe(name_or_path: str, overrides: list[str] | None = None) -> TrainRecipe:
+    """As `load_recipe`, for a recipe of `maskfoundry train`."""
+    content = _read(_find(name_or_path))
+    apply_overrides(content, overrides or [])
+    return _validate(TrainRecipe, content)
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -40,10 +50,14 @@ def validate_recipe(content: dict[str, Any]) -> Recipe:
     for section, choices in PRESETS.get(preset, {}).items():
         own = content.get(section, {})
         merged[section] = {**choices, **own} if isinstance(own, dict) else own
+    return _validate(Recipe, merged)
+
+
+def _validate(kind: type[SomeRecipe], content: dict[str, Any]) -> SomeRecipe:
     try:
-        return Recipe.model_validate(merged)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise ValueError(_one_line(error)) from None
+        raise ValueError(_one_line(error, kind)) from None
 
 
 def _find(name_or_path: str) -> Path:
@@ -89,14 +103,14 @@ def _override(content: dict[str, Any], override: str) -> None:
         target[name] = text  # a path such as `[photos` is not YAML, and need not be
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
     first, *others = error.errors()
     # a field of several kinds (`4` or `auto`) reports each kind as a last step of its own
     path = [str(part) for part in first["loc"] if not _is_kind(str(part))]
     field = ".".join(path)
     more = f" (and {len(others)} more)" if others and first["type"] == "extra_forbidden" else ""
     if first["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
+        known = _fields_at(kind, path[:-1])
         near = difflib.get_close_matches(path[-1], known, 1, 0.5)
         hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
         return f"{field}: no such field; {hint}{more}"
@@ -111,8 +125,7 @@ def _is_kind(part: str) -> bool:
     return part.startswith(("constrained-", "literal[")) or part in ("int", "float", "str", "bool")
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         annotation = model.model_fields[part].annotation
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)

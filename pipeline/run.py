@@ -15,6 +15,7 @@ from typing import Any
 from models.weights import load_sam
 from pipeline.chunks import Plan, plan_chunks
 from pipeline.commit import Committer, Tally
+from pipeline.errors import RunError
 from pipeline.fingerprint import Fingerprint, changes, fingerprint
 from pipeline.graph import build_graph
 from pipeline.lease import Lease, hold_lease
@@ -26,10 +27,6 @@ from pipeline.replay import Replayed, replay_round
 from pipeline.resources import Resources, resolve_resources
 from pipeline.rounds import Round, publish, read_index, round_numbers
 from pipeline.storage import Folder
-
-
-class RunError(RuntimeError):
-    """The run could not be finished; one line says why and what to do."""
 
 
 @dataclass(frozen=True)

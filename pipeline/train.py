@@ -9,16 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
 from pipeline.train_data import read_training_images
 from pipeline.train_files import METRICS, WEIGHTS, claim, read_metrics, starting_model
 from pipeline.train_recipe import TrainRecipe
 from pipeline.train_worker import train_worker
-
-
-class TrainingFailed(RuntimeError):  # noqa: N818
-    """The training stopped; one line says where and why. The last checkpoint stays."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
     """Trains, or goes on where the last checkpoint in `recipe.output` was written.
 
     Raises ValueError for wrong data, a wrong checkpoint or an output of another recipe before anything starts, and
-    TrainingFailed when a step's loss is no number or a worker dies; the last checkpoint stays in `recipe.output`.
+    TrainingError when a step's loss is no number or a worker dies; the last checkpoint stays in `recipe.output`.
     """
     started = time.time()
     recipe = recipe.model_copy(update={"output": str(Path(recipe.output).expanduser().resolve())})
@@ -88,9 +85,9 @@ def _fit(recipe: TrainRecipe) -> None:
             trainer.fit()
         except WorkerGroupError as error:
             first = next(iter(error.worker_failures.values()))
-            raise TrainingFailed(f"{_reason(first)}; what was saved last stays in {recipe.output}") from error
+            raise TrainingError(f"{_reason(first)}; what was saved last stays in {recipe.output}") from error
         except TrainingFailedError as error:
-            raise TrainingFailed(f"{_reason(error)}; what was saved last stays in {recipe.output}") from error
+            raise TrainingError(f"{_reason(error)}; what was saved last stays in {recipe.output}") from error
 
 
 def _reason(error: BaseException) -> str:

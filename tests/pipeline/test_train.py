@@ -203,8 +203,9 @@ def test_ray_train_runs_the_recipe_and_goes_on(labelled: Path, tmp_path: Path, r
 
 
 def test_a_worker_that_fails_is_one_line(labelled: Path, tmp_path: Path, ray_session: None) -> None:
-    from pipeline.train import TrainingFailed, train
+    from pipeline.errors import TrainingError
+    from pipeline.train import train
 
     recipe = _recipe(labelled, tmp_path / "out", training={"num_steps": 4, "optim": {"learning_rate": 1e38}})
-    with pytest.raises(TrainingFailed, match=r"step \d: .* is (nan|inf) on images .*last stays in"):
+    with pytest.raises(TrainingError, match=r"step \d: .* is (nan|inf) on images .*last stays in"):
         train(recipe, quiet=True)

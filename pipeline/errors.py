@@ -1,0 +1,9 @@
+"""What ends a command with exit code 1: work that began and could not be finished."""
+
+
+class RunError(RuntimeError):
+    """The run could not be finished; one line says why and what to do. What was committed stays."""
+
+
+class TrainingError(RuntimeError):
+    """The training stopped; one line says where and why. The last checkpoint stays."""
