@@ -73,16 +73,18 @@ def score_prompts(
     points, boxes = _points_and_boxes(truths, height, width)
     points, boxes = points.to(sam.device) * scale, (boxes.to(sam.device).view(-1, 2, 2) * scale).flatten(1)
     found: tuple[list[PromptScores], list[PromptScores]] = ([], [])
-    with torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16):
+    precision = torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16)
+    with precision:
         embedding = sam.encode_images(sam.preprocess(pixels[None]))
-        for start in range(0, len(truths), prompts_per_batch):
-            block = slice(start, start + prompts_per_batch)
-            labels = torch.ones(len(points[block]), 1, dtype=torch.int64, device=sam.device)
-            by_point = Prompts(points=points[block, None], labels=labels)
-            for prompts, scores in zip((by_point, Prompts(boxes=boxes[block])), found, strict=True):
+    for start in range(0, len(truths), prompts_per_batch):
+        block = slice(start, start + prompts_per_batch)
+        labels = torch.ones(len(points[block]), 1, dtype=torch.int64, device=sam.device)
+        by_point = Prompts(points=points[block, None], labels=labels)
+        for prompts, scores in zip((by_point, Prompts(boxes=boxes[block])), found, strict=True):
+            with precision:
                 logits, predicted_iou = sam.predict_masks(embedding, prompts, multimask_output=prompts.boxes is None)
-                true_iou = _true_iou(logits.float().cpu(), truths[block], upsampler, width, sam.config.mask_threshold)
-                scores.append(PromptScores(predicted_iou.float().cpu().numpy(), true_iou))
+            true_iou = _true_iou(logits.float().cpu(), truths[block], upsampler, width, sam.config.mask_threshold)
+            scores.append(PromptScores(predicted_iou.float().cpu().numpy(), true_iou))
     num_outputs = sam.config.num_multimask_outputs
     return _join(found[0], num_outputs), _join(found[1], 1)
 

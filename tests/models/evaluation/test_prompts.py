@@ -99,3 +99,14 @@ def test_no_prompts_and_masks_that_come_out_empty(sam: Sam) -> None:
     dot[...] = True
     point, box = score_prompts(sam, np.zeros((1, 1, 3), np.uint8), encode_masks(dot), 4)
     assert set(np.concatenate([point.true_iou, box.true_iou], axis=1).ravel()) <= {0.0, 1.0}
+
+
+def test_reduced_precision_scores_nearly_alike(sam: Sam) -> None:
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 255, (40, 50, 3), np.uint8)
+    truths = np.zeros((2, 40, 50), np.uint8)
+    truths[0, 5:20, 5:25] = truths[1, 22:38, 10:45] = 1
+    exact, _ = score_prompts(sam, image, encode_masks(truths), 2)
+    rough, _ = score_prompts(sam, image, encode_masks(truths), 2, bf16=True)
+    assert rough.predicted_iou.shape == exact.predicted_iou.shape == (2, 3)
+    np.testing.assert_allclose(rough.predicted_iou, exact.predicted_iou, atol=0.05)
