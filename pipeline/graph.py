@@ -14,23 +14,23 @@ from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
 
 MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of memory
-ACTOR_START_SECONDS = 1800  # for a model of some GB from a slow disk; an actor that cannot start at all fails at once
+# Next to nothing, so that it fits beside decoding: with an equal share, decoding takes every slot that comes free, and
+# no image is finished before the last one is decoded.
+FILTER_CPUS = 0.01
 
 
 def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int) -> Any:
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order."""
     import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
 
-    # else decoding takes every slot as it comes free, and the actors start when there is nothing left to decode
-    DataContext.get_current().wait_for_min_actors_s = ACTOR_START_SECONDS
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     attempts = RayAttempts()
     decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)
     blocks = list(_blocks(chunks, resources))
     return (
-        ray.data.from_arrow(blocks)
-        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS, **batches)
+        ray.data.from_blocks(blocks)
+        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS, **batches)
         .map_batches(
             GenerateMasks,
             fn_constructor_kwargs={
@@ -53,7 +53,7 @@ def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round
             num_gpus=resources.gpus_per_actor,
             **batches,
         )
-        .map_batches(FilterMasks(recipe.filter, _stored(recipe)), batch_size=None, num_cpus=TASK_CPUS, **batches)
+        .map_batches(FilterMasks(recipe.filter, _stored(recipe)), batch_size=None, num_cpus=FILTER_CPUS, **batches)
     )
 
 

@@ -50,6 +50,7 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
                 os.environ.update(WORKER_ENVIRONMENT)
                 cpus = num_cpus or len(os.sched_getaffinity(0))
                 ray.init(
+                    address="local",  # else a cluster that happens to run here would be joined
                     num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
                     include_dashboard=False,
                     object_store_memory=_object_store_bytes(),

@@ -9,6 +9,7 @@ import torch
 
 from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
+from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
 from models.weights import load_sam
 from stages.attempts import Attempts, time_limit
@@ -53,7 +54,7 @@ class GenerateMasks:
         self.image_timeout = image_timeout
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select(["image_id", "width", "height", "status", "error"]).to_pylist()
+        rows = batch.select(["image_id", "width", "height", "status", "error", "boxes", "points"]).to_pylist()
         pixels = batch["pixels"]
         images = {
             index: np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(row["height"], row["width"], 3)
@@ -86,7 +87,8 @@ class GenerateMasks:
             self.attempts.begin(ids)
             try:
                 with time_limit(self.image_timeout and self.image_timeout * len(ids)):
-                    return dict(zip(images, self.generator.generate(list(images.values())), strict=True))
+                    prompts = [_prompts(rows[index]) for index in images]
+                    return dict(zip(images, self.generator.generate(list(images.values()), prompts), strict=True))
             except Exception:  # found out below, image by image
                 pass
             finally:
@@ -96,13 +98,15 @@ class GenerateMasks:
             row = rows[index]
             attempt = self.attempts.begin([row["image_id"]])[0]
             try:
-                found[index], row["error"] = self._generate_one(image, attempt)
+                found[index], row["error"] = self._generate_one(image, _prompts(row), attempt)
             except Exception as error:  # any failure of one image is its row's: the reason is kept there
                 row |= {"status": "failed", "error": f"generate: {describe(error)}"}
             self.attempts.done([row["image_id"]])
         return found
 
-    def _generate_one(self, image: np.ndarray, attempt: int) -> tuple[Candidates, str | None]:
+    def _generate_one(
+        self, image: np.ndarray, prompts: ImagePrompts | None, attempt: int
+    ) -> tuple[Candidates, str | None]:
         """One image at its `attempt`-th try; the note says how the result differs from a first try's."""
         generator, note = self.generator, None
         if attempt > MAX_LIKE_FIRST:
@@ -113,9 +117,9 @@ class GenerateMasks:
             generator, note = generator.without_crops(), f"generate: without crops, after {attempt - 1} attempts"
         with time_limit(self.image_timeout):
             try:
-                return generator.generate([image])[0], note
+                return generator.generate([image], [prompts])[0], note
             except torch.OutOfMemoryError:
-                return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image])[0], note
+                return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image], [prompts])[0], note
 
     def _structs(self, image_id: str, found: Candidates | None) -> pa.StructArray:
         if found is None:
@@ -134,3 +138,10 @@ class GenerateMasks:
             "stage": ["automatic"] * len(found),
         }
         return mask_structs(columns, len(found))
+
+
+def _prompts(row: dict[str, Any]) -> ImagePrompts | None:
+    """The prompts of an image that brings some; None, and so the grid, where it has neither list."""
+    if row["boxes"] is None and row["points"] is None:
+        return None
+    return ImagePrompts.of(row["boxes"] or [], row["points"] or [], row["height"], row["width"])

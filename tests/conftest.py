@@ -23,25 +23,13 @@ def test_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray for all tests of the graph: starting it takes seconds."""
-    from pipeline.ray_runtime import connected_ray
-
-    with connected_ray(num_cpus=2):
-        yield
-
-
 S3_KEY = "AKIAMASKFOUNDRYTEST1"
 S3_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYmaskfoundry"
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A real S3 server on this machine; yields the folder that holds its buckets.
-
-    The environment it sets is what Ray's workers inherit, so a test asks for it before `ray_session`.
-    """
+    """A real S3 server on this machine, which the environment then names; yields the folder that holds its buckets."""
     folder = tmp_path_factory.mktemp("s3")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,6 +62,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         server.terminate()
         server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: Path) -> Iterator[None]:
+    """One Ray for all tests of the graph, as starting it takes seconds; its workers inherit the S3 server's address."""
+    from pipeline.ray_runtime import connected_ray
+
+    with connected_ray(num_cpus=2):
+        yield
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ The procedure of segment-anything's `SamAutomaticMaskGenerator` up to its filter
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.generator.candidates import Candidates
 from models.generator.grid import Crop, crop_boxes, point_grid, points_per_crop
+from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
 from models.generator.upsample import Axis, Upsampler
 from models.masks.rle import areas, bounding_boxes, compress_counts, counts_from_transitions
@@ -32,6 +33,15 @@ class _CropJob:
     crop_index: int
     crop: Crop
     pixels: Tensor  # (3, h, w) uint8, longest side the model's input size
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Prompts of one kind on a crop, and which decoder outputs answer them."""
+
+    where: np.ndarray  # (N, 2) points or (N, 4) boxes, in the crop's pixels
+    slots: range  # 0 is the single mask
+    first_number: int
 
 
 @dataclass
@@ -85,32 +95,60 @@ class MaskGenerator:
         )
 
     @torch.inference_mode()
-    def generate(self, images: Sequence[np.ndarray]) -> list[Candidates]:
-        """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; one batch of crops is held."""
+    def generate(
+        self, images: Sequence[np.ndarray], prompts: Sequence[ImagePrompts | None] | None = None
+    ) -> list[Candidates]:
+        """`images`: (H, W, 3) uint8 RGB arrays, any sizes. One `Candidates` an image; one batch of crops is held.
+
+        An image with `prompts` of its own is asked those on the whole image and no grid: a point for its multimask
+        outputs, as in the grid; a box, which is hardly ambiguous, for the single mask (segment-anything's advice for
+        `multimask_output`), with `mask_index` -1 and the box's centre as `point`. Scores and thresholds are the same.
+        """
+        prompts = prompts or [None] * len(images)
         found = [_Found() for _ in images]
-        jobs = self._crop_jobs(images)
+        jobs = self._crop_jobs(images, prompts)
         while batch := list(islice(jobs, self.crops_per_batch)):
             with self._precision():
                 pixels = torch.cat([self.sam.preprocess(job.pixels[None].to(self.sam.device)) for job in batch])
                 embeddings = self.sam.encode_images(pixels)
             for job, embedding in zip(batch, embeddings, strict=True):
-                self._prompt_crop(job, embedding[None], images[job.image_index].shape[0], found[job.image_index])
+                index = job.image_index
+                questions = self._questions(job, prompts[index])
+                self._prompt_crop(job, embedding[None], images[index].shape[0], questions, found[index])
         return [_assemble(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
 
     def _precision(self) -> torch.autocast:
         enabled = self.settings.precision == "bf16"
         return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _crop_jobs(self, images: Sequence[np.ndarray]) -> Iterator[_CropJob]:
+    def _crop_jobs(self, images: Sequence[np.ndarray], prompts: Sequence[ImagePrompts | None]) -> Iterator[_CropJob]:
         settings = self.settings
-        for image_index, image in enumerate(images):
+        for image_index, (image, own) in enumerate(zip(images, prompts, strict=True)):
             height, width = image.shape[:2]
-            for crop_index, crop in enumerate(crop_boxes(height, width, settings.layers, settings.crop_overlap_ratio)):
+            layers = settings.layers if own is None else (0,)
+            for crop_index, crop in enumerate(crop_boxes(height, width, layers, settings.crop_overlap_ratio)):
                 x0, y0, x1, y1 = crop.box
                 pixels = resize_longest_side(image[y0:y1, x0:x1], self.sam.config.image_size)
                 yield _CropJob(image_index, crop_index, crop, torch.from_numpy(pixels).permute(2, 0, 1))
 
-    def _prompt_crop(self, job: _CropJob, embedding: Tensor, image_height: int, found: _Found) -> None:
+    def _questions(self, job: _CropJob, prompts: ImagePrompts | None) -> list[_Questions]:
+        num_outputs = self.sam.config.num_multimask_outputs
+        multimask = range(1, num_outputs + 1)
+        if prompts is not None:
+            return [
+                _Questions(prompts.boxes, range(1), 0),
+                _Questions(prompts.points, multimask, len(prompts.boxes)),
+            ]
+        settings = self.settings
+        x0, y0, x1, y1 = job.crop.box
+        side = points_per_crop(settings.points_per_side, job.crop.layer, settings.crop_n_points_downscale_factor)
+        # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
+        first_number = job.crop_index * settings.points_per_side**2 * num_outputs
+        return [_Questions(point_grid(side) * [x1 - x0, y1 - y0], multimask, first_number)]
+
+    def _prompt_crop(
+        self, job: _CropJob, embedding: Tensor, image_height: int, questions: list[_Questions], found: _Found
+    ) -> None:
         x0, y0, x1, y1 = job.crop.box
         crop_height, crop_width = y1 - y0, x1 - x0
         height, width = job.pixels.shape[1:]
@@ -122,41 +160,51 @@ class MaskGenerator:
             y0=y0,
             height=image_height,
         )
-        settings = self.settings
-        side = points_per_crop(settings.points_per_side, job.crop.layer, settings.crop_n_points_downscale_factor)
-        points = point_grid(side) * [crop_width, crop_height]
-        num_outputs = self.sam.config.num_multimask_outputs
-        # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
-        first_number = job.crop_index * settings.points_per_side**2 * num_outputs
-        for start in range(0, len(points), self.points_per_batch):
-            block = points[start : start + self.points_per_batch]
-            with self._precision():
-                decoded = self._decode(block * [width / crop_width, height / crop_height], embedding)
-                predicted_iou = decoded.predicted_iou[:, 1:].float()
-                prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
-                if len(prompt_index) == 0:
-                    continue
-                logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + 1).float().cpu()
-            scores = predicted_iou[prompt_index, output].tolist()
-            for one, prompt, index, score in zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True):
-                stability, outline = upsampler.scan(
-                    one, self.sam.config.mask_threshold, settings.stability_score_offset, self.min_stability
-                )
-                if outline is None:
-                    continue
-                found.number.append(first_number + (start + prompt) * num_outputs + index)
-                found.predicted_iou.append(score)
-                found.stability_score.append(stability)
-                found.point.append((x0 + float(block[prompt, 0]), y0 + float(block[prompt, 1])))
-                found.crop.append(job.crop)
-                found.mask_index.append(index)
-                found.counts.append(outline)
+        scale = np.array([width / crop_width, height / crop_height])
+        for asked in questions:
+            for start in range(0, len(asked.where), self.points_per_batch):
+                where = asked.where[start : start + self.points_per_batch]
+                block = replace(asked, where=where, first_number=asked.first_number + start * len(asked.slots))
+                self._ask(block, job.crop, scale, embedding, upsampler, found)
 
-    def _decode(self, points: np.ndarray, embedding: Tensor) -> DecodedPrompts:
-        """One foreground point a prompt: `points` (B, 2) in pixels of the model's input."""
-        coordinates = torch.as_tensor(points, dtype=torch.float32, device=self.sam.device)[:, None]  # (B, 1, 2)
-        labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
-        sparse, dense = self.sam.prompt_encoder(Prompts(points=coordinates, labels=labels))
+    def _ask(
+        self, asked: _Questions, crop: Crop, scale: np.ndarray, embedding: Tensor, upsampler: Upsampler, found: _Found
+    ) -> None:
+        """One block of prompts; `scale` (2,) takes the crop's pixels to those of the model's input."""
+        corners = asked.where.reshape(len(asked.where), -1, 2)  # (B, 1 or 2, 2)
+        slots = asked.slots
+        with self._precision():
+            decoded = self._decode(corners * scale, embedding)
+            predicted_iou = decoded.predicted_iou[:, slots.start : slots.stop].float()
+            prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
+            if len(prompt_index) == 0:
+                return
+            logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + slots.start).float().cpu()
+        scores = predicted_iou[prompt_index, output].tolist()
+        points = corners.mean(1) + crop.box[:2]
+        for one, prompt, index, score in zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True):
+            stability, outline = upsampler.scan(
+                one, self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
+            )
+            if outline is None:
+                continue
+            found.number.append(asked.first_number + prompt * len(slots) + index)
+            found.predicted_iou.append(score)
+            found.stability_score.append(stability)
+            found.point.append((float(points[prompt, 0]), float(points[prompt, 1])))
+            found.crop.append(crop)
+            found.mask_index.append(slots[index] - 1)
+            found.counts.append(outline)
+
+    def _decode(self, where: np.ndarray, embedding: Tensor) -> DecodedPrompts:
+        """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input."""
+        coordinates = torch.as_tensor(where, dtype=torch.float32, device=self.sam.device)
+        if where.shape[1] == 2:
+            prompts = Prompts(boxes=coordinates.flatten(1))  # (B, 4)
+        else:
+            labels = torch.ones(len(where), 1, dtype=torch.int64, device=self.sam.device)
+            prompts = Prompts(points=coordinates, labels=labels)
+        sparse, dense = self.sam.prompt_encoder(prompts)
         return self.sam.mask_decoder.attend(embedding, self.sam.prompt_encoder.dense_pe(), sparse, dense)
 
 

@@ -34,12 +34,12 @@ class DiesAtBlack(GenerateMasks):
     def __call__(self, batch: pa.Table) -> pa.Table:
         generate = self.real_generate
 
-        def deadly(images: Any) -> Any:
+        def deadly(images: Any, prompts: Any) -> Any:
             if any(not image.any() for image in images):
                 os._exit(139)
-            return generate(images)
+            return generate(images, prompts)
 
-        MaskGenerator.generate = lambda _, images: deadly(images)  # type: ignore[method-assign]
+        MaskGenerator.generate = lambda _, *given: deadly(*given)  # type: ignore[method-assign]
         return super().__call__(batch)
 
 
@@ -56,6 +56,8 @@ def test_a_poison_image_fails_alone() -> None:
             "height": pa.array([16] * 6, pa.int32()),
             "status": ["ok"] * 6,
             "error": pa.nulls(6, pa.string()),
+            "boxes": pa.nulls(6),
+            "points": pa.nulls(6),
             "pixels": pa.array([image.tobytes() for image in images], pa.large_binary()),
         }
     )

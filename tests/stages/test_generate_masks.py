@@ -26,6 +26,8 @@ def batch(*images: tuple[str, np.ndarray | None]) -> pa.Table:
             "status": ["failed" if one is None else "ok" for _, one in images],
             "error": pa.array(["decode: broken" if one is None else None for _, one in images], pa.string()),
             "pixels": pa.array([None if one is None else one.tobytes() for _, one in images], pa.large_binary()),
+            "boxes": pa.nulls(len(images), pa.list_(pa.list_(pa.float64()))),
+            "points": pa.nulls(len(images), pa.list_(pa.list_(pa.float64()))),
         }
     )
 
@@ -68,10 +70,10 @@ def test_one_image_that_raises_does_not_take_its_batch_along(
     stage = make_stage()
     real = stage.generator.generate
 
-    def picky(images: list[np.ndarray]) -> object:
+    def picky(images: list[np.ndarray], prompts: list[None]) -> object:
         if any(image.shape[1] == 57 for image in images):
             raise ValueError("57 columns\nare too many")
-        return real(images)
+        return real(images, prompts)
 
     monkeypatch.setattr(stage.generator, "generate", picky)
     out = stage(batch(("a", picture(0)), ("wide", picture(1, 40, 57)), ("b", picture(2))))
@@ -138,3 +140,22 @@ def test_a_hang_ends_the_process() -> None:
         env=dict(os.environ),
     )
     assert ended.returncode == 70
+
+
+def test_prompts_of_an_image_replace_the_grid(make_stage: Callable[..., GenerateMasks]) -> None:
+    images = batch(*((name, picture(0)) for name in ("grid", "boxed", "none", "outside", "both")))
+    kind = pa.list_(pa.list_(pa.float64()))
+    boxes = [None, [[10, 8, 30, 24]], [], [[60, 0, 70, 9]], [[0, 0, 56, 40], [10, 8, 30, 24]]]
+    points = [None, None, None, None, [[20, 16]]]
+    for name, values in (("boxes", boxes), ("points", points)):
+        images = images.set_column(images.column_names.index(name), name, pa.array(values, kind))
+    out = make_stage()(images)
+    masks = dict(zip(out["image_id"].to_pylist(), out["masks"].to_pylist(), strict=True))
+    assert out["status"].to_pylist() == ["ok", "ok", "ok", "failed", "ok"]
+    assert out["error"][3].as_py() == "generate: ValueError: boxes: [60.0, 0.0, 70.0, 9.0] holds no pixel of 56×40"
+    assert len(masks["grid"]) > 3 and masks["none"] == masks["outside"] == []
+    assert [(mask["mask_id"], mask["mask_index"], mask["point"]) for mask in masks["boxed"]] == [
+        ("boxed/2/0", -1, [20.0, 16.0])
+    ]
+    assert [mask["mask_index"] for mask in masks["both"]] == [-1, -1, 0, 1, 2]
+    assert [mask["mask_id"] for mask in masks["both"]] == [f"both/2/{number}" for number in range(5)]

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator, resize_longest_side
 from models.generator.grid import crop_boxes
+from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
 from models.masks.rle import areas, bounding_boxes, decode_masks
 from models.sam.build import build_sam
@@ -255,3 +256,46 @@ def test_the_longest_side_is_resized_as_published() -> None:
     assert np.array_equal(resize_longest_side(same, 64), same)
     expected = np.array(Image.fromarray(same[:, ::-1].copy()).resize((15, 32), Image.Resampling.BILINEAR))
     assert np.array_equal(resize_longest_side(same[:, ::-1], 32), expected)
+
+
+def test_boxes_and_points_of_an_image_against_the_model_itself(sam: Sam) -> None:
+    image = picture(70, 90, seed=4)
+    boxes, points = [[5.0, 8.0, 60.0, 64.5], [-3.0, 2.0, 95.0, 69.0]], [[30.0, 20.0]]
+    generator = MaskGenerator(sam, GenerateSettings(points_per_side=2, layers=(0, 1)), -1e9, 0.0, points_per_batch=1)
+    [found] = generator.generate([image], [ImagePrompts.of(boxes, points, 70, 90)])
+    resized = torch.from_numpy(resize_longest_side(image, sam.config.image_size)).permute(2, 0, 1)
+    embedding = sam.encode_images(sam.preprocess(resized[None]))
+    scale = torch.tensor([resized.shape[2] / 90, resized.shape[1] / 70] * 2)
+    # the second box is cut to the image
+    asked = Prompts(boxes=torch.tensor([boxes[0], [0.0, 2.0, 90.0, 69.0]]) * scale)
+    low, predicted = sam.predict_masks(embedding, asked, multimask_output=False)
+    answers = [(low[index, 0], float(predicted[index, 0]), index, -1) for index in range(2)]
+    asked = Prompts(torch.tensor(points)[:, None] * scale[:2], torch.ones(1, 1))
+    low, predicted = sam.predict_masks(embedding, asked, multimask_output=True)
+    answers += [(low[0, index], float(predicted[0, index]), 2 + index, index) for index in range(3)]
+    size = sam.config.image_size
+    expected = []
+    for logits, score, number, mask_index in answers:
+        full = F.interpolate(logits[None, None], (size, size), mode="bilinear", align_corners=False)
+        full = F.interpolate(full[..., : resized.shape[1], : resized.shape[2]], (70, 90), mode="bilinear")[0, 0] > 0
+        if full.any():
+            expected.append((number, mask_index, score, full.numpy()))
+    assert found.number.tolist() == [number for number, *_ in expected]
+    assert found.mask_index.tolist() == [mask_index for _, mask_index, *_ in expected]
+    np.testing.assert_allclose(found.predicted_iou, [score for _, _, score, _ in expected], atol=1e-4)
+    masks = decode_masks(found.rles, 70, 90)
+    assert np.mean(masks.astype(bool) != np.stack([mask for *_, mask in expected])) < 1e-4
+    assert set(found.crop_layer.tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "points", "message"),
+    [
+        ([[5, 5, 5, 9]], [], r"boxes: \[5\.0, 5\.0, 5\.0, 9\.0\] holds no pixel of 20×10"),
+        ([[1, 1, 4, float("nan")]], [], "holds no pixel"),
+        ([], [[20.5, 3]], r"points: \[20\.5, 3\.0\] is outside of 20×10"),
+    ],
+)
+def test_prompts_outside_are_refused(boxes: list, points: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImagePrompts.of(boxes, points, 10, 20)
