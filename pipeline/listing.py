@@ -45,7 +45,9 @@ def _list_source(source: str, whole_ids: bool, include: Sequence[str], exclude: 
             _chosen(_with_whole_ids(table) if whole_ids else table, include, exclude)
             for table in (list_manifest(source) if is_manifest else list_files(source))
         ]
-    except (OSError, ImportError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # each store has errors of its own kinds
         raise ValueError(f"input: {source!r} cannot be read ({error}); check the path and its permissions") from None
     table = pa.concat_tables([LISTING.empty_table(), *tables])
     return table if is_manifest or source.endswith(".tar") else table.sort_by("image_id")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class Node:
 
 
 ROOT = Path(__file__).resolve().parent.parent
+CONNECT_SECONDS = 10.0
 # threads that spin at OpenMP's barriers make a model of several threads that shares its cores with decoding up to
 # 27 times slower (measured on 2 cores)
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
@@ -43,6 +45,8 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
     from ray.data import DataContext
 
     started = not ray.is_initialized()
+    if started and address is not None:
+        _check_reachable(address)
     if started:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         with _without_stderr():
@@ -80,6 +84,19 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
     finally:
         if started:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, which names no machine
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"ray.address: no Ray cluster answers at {address!r} ({error}); start one or leave it out"
+        ) from None
 
 
 def _node(resources: dict[str, float]) -> Node:

@@ -64,11 +64,10 @@ def run(recipe: Recipe, retry_failed: bool = False, new_round: bool = False, qui
     record = _check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
-    with (
-        _begin(target, record, recipe, mark, sha256, run_id) as lease,
-        connected_ray(recipe.ray.address, num_cpus) as nodes,
-    ):
+    with ExitStack() as stack:
+        nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
         resources = resolve_resources(recipe.resources, nodes)
+        lease = stack.enter_context(_begin(target, record, recipe, mark, sha256, run_id))
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
         committer = Committer(target, run_id, mark.links)

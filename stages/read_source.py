@@ -2,7 +2,7 @@
 
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -38,7 +38,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 def read_source(uri: str, offset: int | None, size: int | None) -> bytes:
     """The bytes at `uri`; of an archive's member, `size` bytes at `offset`, which are looked up when not given.
 
-    Raises ValueError for a member outside its archive, and OSError when the store fails NUM_READS times.
+    Raises ValueError for a member outside its archive, and the store's own error when it fails NUM_READS times.
     """
     archive, member = split_member(uri)
     fs, path = open_filesystem(archive)
@@ -106,14 +106,15 @@ def _index(archive: str) -> dict[str, Member]:
         return {member.name: member for member in tar_members(file)}
 
 
-def _retry(read: Any) -> Any:
-    """A store is away for a moment now and then; what is missing or forbidden stays so."""
+def _retry(read: Callable[[], Any]) -> Any:
+    """A store is away for a moment now and then, and says so in errors of its own kinds; what is missing or forbidden
+    stays so."""
     for attempt in range(NUM_READS):
         try:
             return read()
         except _FINAL:
             raise
-        except OSError:
+        except Exception:
             if attempt == NUM_READS - 1:
                 raise
             time.sleep(FIRST_WAIT_SECONDS * 2**attempt)

@@ -79,8 +79,9 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(
     assert verify_dataset(str(output)).num_problems == 0
 
 
-def test_no_cluster_at_the_address_is_one_line(photos: Path, tmp_path: Path) -> None:
+def test_no_cluster_at_the_address_is_one_line(photos: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     process = start(photos, tmp_path / "out", "127.0.0.1:9", tmp_path)
+    request.addfinalizer(process.kill)
     printed, errors = process.communicate(timeout=240)
     assert process.returncode == 2 and "ray.address: no Ray cluster answers at '127.0.0.1:9'" in errors
-    assert len(errors.splitlines()) == 1 and printed == ""
+    assert len(errors.splitlines()) == 1 and printed == "" and not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +38,18 @@ def test_a_bucket_is_listed_page_by_page(s3_server: Path) -> None:
     assert list_images("s3://many/in/00007.png")["image_id"].to_pylist() == ["00007.png"]
     with pytest.raises(ValueError, match=r"^input: 's3://many/none' does not exist"):
         list_images("s3://many/none")
+
+
+def test_a_store_that_does_not_answer_is_one_line(s3_server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    try:
+        with pytest.raises(ValueError, match=r"^input: 's3://many' cannot be read") as caught:
+            list_images("s3://many")
+        assert "\n" not in str(caught.value)
+    finally:
+        fsspec.filesystem("s3").clear_instance_cache()
 
 
 def test_archives_and_manifests_in_a_bucket(s3_server: Path, photos: Path) -> None:
