@@ -77,10 +77,9 @@ class Lease:
 
     def beat_until_released(self) -> None:
         while not self.released.wait(HEARTBEAT_SECONDS):
-            # a store that is away for a moment costs a heartbeat, not the run
             try:
                 self.target.folder.write(_name(self.target), self._content())
-            except OSError:
+            except Exception:  # a store that is away for a moment, in errors of its own kinds, costs a heartbeat only
                 continue
 
     def release(self) -> None:
