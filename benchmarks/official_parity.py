@@ -28,7 +28,7 @@ from models.weights import convert, load_sam
 from pipeline.load_recipe import validate_recipe
 from pipeline.recipe import Recipe
 from stages.decode_pixels import DecodeSettings, decode_image
-from stages.filter_rules import filter_candidates
+from stages.filter_rules import filter_found
 
 MIN_SHARE = 0.99
 MAX_COUNT_DIFFERENCE = 0.01
@@ -156,17 +156,7 @@ def _ours(recipe: Recipe, images: list[np.ndarray], points_per_batch: int) -> tu
     for image in images:
         started = time.perf_counter()
         found = generator.generate([image])[0]
-        filtered = filter_candidates(
-            found.height,
-            found.width,
-            found.bbox,
-            found.area,
-            found.predicted_iou,
-            found.stability_score,
-            found.crop_box,
-            found.rles,
-            recipe.filter,
-        )
+        filtered = filter_found(found, recipe.filter)
         seconds.append(time.perf_counter() - started)
         kept = np.flatnonzero(filtered.keep)
         rles = [filtered.rles[index] for index in kept]

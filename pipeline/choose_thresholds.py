@@ -13,7 +13,7 @@ from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.evaluate import load_generator
 from pipeline.progress import progress_bar
 from pipeline.recipe import Recipe
-from stages.filter_rules import filter_candidates
+from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
 
 PREDICTED_IOU_GRID = tuple(step / 50 for step in range(50))
@@ -137,16 +137,6 @@ def _kept(
     nested = settings.crop_nms_thresh is None or len(np.unique(found.crop_box, axis=0)) < 2
     for thresholds in (PREDICTED_IOU_GRID,) if nested else tuple((one,) for one in PREDICTED_IOU_GRID):
         update = {"pred_iou_thresh": thresholds[0], "stability_score_thresh": stability_thresh}
-        filtered = filter_candidates(
-            found.height,
-            found.width,
-            found.bbox,
-            found.area,
-            found.predicted_iou,
-            found.stability_score,
-            found.crop_box,
-            found.rles,
-            settings.model_copy(update=update),
-        )
+        filtered = filter_found(found, settings.model_copy(update=update))
         kept = np.flatnonzero(filtered.keep)
         yield [filtered.rles[index] for index in kept], filtered.predicted_iou[kept], thresholds

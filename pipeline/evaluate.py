@@ -19,7 +19,7 @@ from models.weights import load_sam
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.progress import progress_bar
 from pipeline.recipe import Recipe
-from stages.filter_rules import filter_candidates
+from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
 
 
@@ -147,17 +147,7 @@ def load_generator(recipe: Recipe, min_predicted_iou: float, min_stability: floa
 
 def kept_masks(found: Candidates, settings: FilterSettings) -> list[bytes]:
     """The masks that the filters keep, as COCO compressed run lengths, the highest predicted IoU first."""
-    filtered = filter_candidates(
-        found.height,
-        found.width,
-        found.bbox,
-        found.area,
-        found.predicted_iou,
-        found.stability_score,
-        found.crop_box,
-        found.rles,
-        settings,
-    )
+    filtered = filter_found(found, settings)
     kept = np.flatnonzero(filtered.keep)
     return [filtered.rles[index] for index in kept[np.argsort(-filtered.predicted_iou[kept], kind="stable")]]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.generator.candidates import Candidates
 from models.masks.boxes import box_nms, inclusive_xyxy, touches_crop_edge
 from models.masks.overlap import duplicates, parents
 from models.masks.regions import clean_rle
@@ -89,6 +90,21 @@ def filter_candidates(
     for rule in RULES:
         rule(masks, settings)
     return masks
+
+
+def filter_found(found: Candidates, settings: FilterSettings) -> FilteredMasks:
+    """Every rule over what the generator found in one image."""
+    return filter_candidates(
+        found.height,
+        found.width,
+        found.bbox,
+        found.area,
+        found.predicted_iou,
+        found.stability_score,
+        found.crop_box,
+        found.rles,
+        settings,
+    )
 
 
 def by_predicted_iou(masks: FilteredMasks, settings: FilterSettings) -> None:
