@@ -1,17 +1,20 @@
-"""One image's prompts: a first prompt, clicks on what is wrong, rounds without a new point; gradients as it goes.
+"""Prompts of several images: a first one, clicks on what is wrong, rounds without a new point; gradients as it goes.
 
 Kirillov et al. 2023, arXiv:2304.02643, appendix A: eight clicks with the previous logits as mask prompt, one round
 without a click at a random place among them and one at the end; three masks for the first prompt, of which the best
 learns, and a fourth output («slot 0») once there are several prompts. A box is rarely ambiguous and inference asks slot
 0 for it, so slot 0 learns from boxes alone too.
+
+All images of a pass are decoded together: on a small model most of an image's own call would be overhead.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.sam.mask_decoder import DecodedPrompts, MaskDecoder
@@ -61,33 +64,38 @@ def click_rounds(settings: PromptSettings, generator: torch.Generator) -> list[b
 
 def train_on_prompts(
     sam: Sam,
-    embedding: Tensor,
-    masks: Tensor,
+    embeddings: Tensor,
+    masks: Sequence[Tensor],
     settings: PromptSettings,
     weights: LossWeights,
     step: int,
     generator: torch.Generator,
     share: float,
     bf16: bool,
-) -> PromptTally:
-    """Prompts one image and adds `share` times the gradient of its mean loss, round by round.
+) -> PromptTally | None:
+    """Prompts B images and adds `share` times the gradient of each one's mean loss, round by round.
 
-    embedding: (1, C, E, E), a leaf that collects its gradient, so that all rounds share one encoder pass;
-    masks: (N, 4E, 4E) bool, N > 0. Each round goes backward at once: memory holds one round.
+    embeddings: (B, C, E, E), a leaf that collects its gradient, so that all rounds share one encoder pass;
+    masks: for each image (N, 4E, 4E) bool. An image without masks is passed over; None if none has any.
+    Each round goes backward at once: memory holds one round.
     """
-    chosen = masks[sample_masks(masks, settings.num_prompts, generator)]
+    chosen = [one[sample_masks(one, settings.num_prompts, generator)] for one in masks if len(one)]
+    if not chosen:
+        return None
+    with_masks = torch.tensor([index for index, one in enumerate(masks) if len(one)], device=embeddings.device)
     num_boxes = round(settings.num_prompts * settings.box_share)
     rounds = click_rounds(settings, generator)
     share = share / (settings.num_prompts * (1 + len(rounds)))
     tally: PromptTally | None = None
     # Tokens are few: the fused kernels' backward pass takes several times as long as plain products of so few rows.
     with sdpa_kernel(SDPBackend.MATH):
-        for targets, by_box in ((chosen[num_boxes:], False), (chosen[:num_boxes], True)):
-            if len(targets):
-                group = _Group(sam, embedding, targets, by_box, settings, generator)
+        for part, by_box in ((slice(num_boxes, None), False), (slice(num_boxes), True)):
+            targets = torch.stack([one[part] for one in chosen])  # (images, prompts, 4E, 4E)
+            if targets.shape[1]:
+                images = with_masks.repeat_interleave(targets.shape[1])
+                group = _Group(sam, embeddings, images, targets.flatten(0, 1), by_box, settings, generator)
                 one = group.run(rounds, weights, step, share, bf16)
                 tally = one if tally is None else tally + one
-    assert tally is not None, "an image has at least one prompt"
     return tally
 
 
@@ -97,14 +105,16 @@ class _Group:
     def __init__(
         self,
         sam: Sam,
-        embedding: Tensor,
+        embeddings: Tensor,
+        images: Tensor,
         targets: Tensor,
         by_box: bool,
         settings: PromptSettings,
         generator: torch.Generator,
     ) -> None:
         self.sam = sam
-        self.embedding = embedding
+        self.embeddings = embeddings
+        self.images = images  # (B,), each prompt's place in the embeddings
         self.targets = targets  # (B, 4E, 4E) bool
         self.frame = sam.config.image_size
         self.generator = generator
@@ -165,7 +175,7 @@ class _Group:
 
     def _decode(self, first: bool, bf16: bool) -> tuple[Tensor, Tensor]:
         """Logits (B, M, 4E, 4E) and predicted IoU (B, M), fp32. First a point: slots 1 to 3; a box: 0 to 3; then 0."""
-        sam, device = self.sam, self.embedding.device
+        sam, device = self.sam, self.embeddings.device
         some = self.points.shape[1] > 0
         prompts = Prompts(
             points=self.points if some else None,
@@ -177,7 +187,8 @@ class _Group:
         slots = slice(1 if first and self.boxes is None else 0, last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             sparse, dense = sam.prompt_encoder(prompts)
-            decoded = sam.mask_decoder.attend(self.embedding, sam.prompt_encoder.dense_pe(), sparse, dense)
+            image = self.embeddings[self.images]  # (B, C, E, E)
+            decoded = sam.mask_decoder.attend(image, sam.prompt_encoder.dense_pe(), sparse, dense)
             logits = _every_mask(sam.mask_decoder, decoded, slots)
         return logits.float().contiguous(), decoded.predicted_iou[:, slots].float()
 
@@ -185,11 +196,26 @@ class _Group:
 def _every_mask(decoder: MaskDecoder, decoded: DecodedPrompts, slots: slice) -> Tensor:
     """Logits (B, slots, 4E, 4E) of every prompt: `MaskDecoder.masks` without the choice.
 
-    The product runs over channels-last features, the layout that they have: its backward pass is much faster so.
+    A transposed convolution whose stride is its size is a product for each pixel. Channels stay last until the logits,
+    which are fewer than the features: the backward pass is much faster so.
     """
-    features = decoder.output_upscaling(decoded.image_features).permute(0, 2, 3, 1)  # (B, 4E, 4E, C/8)
+    up1, norm, gelu, up2, gelu2 = decoder.output_upscaling
+    size = decoded.image_features.shape[2]
+    x = decoded.image_features.flatten(2).transpose(1, 2)  # (B, E*E, C)
+    x = _enlarge(x, up1)  # (B, E*E, 2*2, C/4)
+    x = gelu(norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # the norm wants (B, C/4, H, W)
+    x = gelu2(_enlarge(x, up2))  # (B, E*E, 2*2, 2*2, C/8)
     tokens = decoded.mask_tokens[:, slots].unbind(1)
     heads = decoder.output_hypernetworks_mlps[slots]
     weights = torch.stack([head(token) for head, token in zip(heads, tokens, strict=True)], dim=2)  # (B, C/8, slots)
-    logits = features.flatten(1, 2) @ weights  # (B, 16*E*E, slots)
-    return logits.transpose(1, 2).unflatten(2, features.shape[1:3])
+    logits = x.flatten(1, 3) @ weights  # (B, E*E*2*2*2*2, slots)
+    # y, x of the cell, then of the first doubling, then of the second
+    logits = logits.unflatten(1, (size, size, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return logits.reshape(*logits.shape[:2], 4 * size, 4 * size)
+
+
+def _enlarge(x: Tensor, convolution: nn.Module) -> Tensor:
+    """A transposed convolution of size and stride 2 on pixels (..., C) -> (..., 2*2, C')."""
+    assert isinstance(convolution, nn.ConvTranspose2d) and convolution.bias is not None
+    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 2*2*C')
+    return (x @ weight).unflatten(-1, (4, -1)) + convolution.bias

@@ -1,12 +1,14 @@
-"""The optimiser of a SAM: AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
+"""The optimisers of a SAM: AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
 
 Layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254) and ViTDet: the deeper into the encoder, the smaller
 the learning rate. Warm-up 250 steps, decay .8, betas (.9, .999), weight decay .1: Kirillov et al. 2023, appendix A.
+Muon orthogonalises the updates of matrices inside the network (Jordan et al. 2024, kellerjordan.github.io/posts/muon),
+scaled to AdamW's size (Liu et al. 2025, arXiv:2502.16982) so that one learning rate serves both.
 """
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
@@ -14,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
+_MATRIX = re.compile(r"\.blocks\.\d+\.(attn|mlp)\.|mask_decoder\.transformer\.")
 _TABLE = re.compile(r"pos_embed|rel_pos|point_embeddings|not_a_point_embed|no_mask_embed|iou_token|mask_tokens")
 
 
 class OptimSettings(BaseModel):
-    """`final_share` is the learning rate at the last step, relative to the peak. `ema_decay` 0 keeps no average."""
+    """`final_share` is the learning rate at the last step, relative to the peak. `ema_decay` 0 keeps no average.
+    With `muon` the matrices of the encoder's blocks and of the decoder's transformer learn by Muon, not AdamW."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,6 +34,7 @@ class OptimSettings(BaseModel):
     final_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    muon: bool = False
 
 
 def layer_of(name: str, encoder_depth: int) -> int:
@@ -43,7 +48,7 @@ def layer_of(name: str, encoder_depth: int) -> int:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], encoder_depth: int, settings: OptimSettings
 ) -> list[dict[str, object]]:
-    """AdamW groups with `lr_scale` = layer_decay ** (depth + 1 - layer); no weight decay for biases, norms, tables."""
+    """Groups with `lr_scale` = layer_decay ** (depth + 1 - layer); no weight decay for biases, norms, tables."""
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
@@ -59,12 +64,25 @@ def parameter_groups(
     ]
 
 
-def make_optimizer(
+def make_optimizers(
     named: Iterable[tuple[str, nn.Parameter]], encoder_depth: int, settings: OptimSettings
-) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameter_groups(named, encoder_depth, settings), lr=settings.learning_rate, betas=settings.betas
-    )
+) -> list[torch.optim.Optimizer]:
+    """One AdamW and, with `muon` and where there are such matrices, one Muon; each parameter is in one of them."""
+    everything = list(named)
+    matrices = [one for one in everything if settings.muon and _learns_by_muon(*one)]
+    inside = {name for name, _ in matrices}
+    rest = [one for one in everything if one[0] not in inside]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(parameter_groups(rest, encoder_depth, settings), settings.learning_rate, settings.betas)
+    ]
+    if matrices:
+        groups = parameter_groups(matrices, encoder_depth, settings)
+        optimizers.append(torch.optim.Muon(groups, settings.learning_rate, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def _learns_by_muon(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and _MATRIX.search(name) is not None and not _TABLE.search(name)
 
 
 def learning_rate(step: int, num_steps: int, settings: OptimSettings) -> float:
@@ -76,9 +94,10 @@ def learning_rate(step: int, num_steps: int, settings: OptimSettings) -> float:
     return settings.learning_rate * (settings.final_share + (1 - settings.final_share) * cosine)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from models.training.augment import Example
 from models.training.dense import DenseHead, dense_loss, segment_levels
 from models.training.interactive import PromptSettings, PromptTally, train_on_prompts
 from models.training.losses import LossWeights
-from models.training.optim import OptimSettings, learning_rate, make_optimizer, set_learning_rate, update_average
+from models.training.optim import OptimSettings, learning_rate, make_optimizers, set_learning_rate, update_average
 
 
 class NonFiniteLossError(RuntimeError):
@@ -83,7 +83,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.head = DenseHead(sam.config.prompt_embed_dim).to(sam.device)
-        self.optimizer = make_optimizer(self._named_parameters(), sam.config.encoder_depth, settings.optim)
+        self.optimizers = make_optimizers(self._named_parameters(), sam.config.encoder_depth, settings.optim)
         self.average = {name: value.detach().clone() for name, value in sam.state_dict().items()}
 
     def step(self, examples: Sequence[Example]) -> StepMetrics:
@@ -93,7 +93,8 @@ class Trainer:
         rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         torch.manual_seed(_mix(settings.seed, step, rank))  # drop path draws from the global generator
         generator = torch.Generator(device=self.sam.device).manual_seed(_mix(settings.seed, step, num_workers + rank))
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         dense_losses: list[Tensor] = []
         tally: PromptTally | None = None
         for start in range(0, len(examples), settings.images_per_pass):
@@ -142,13 +143,11 @@ class Trainer:
         tally: PromptTally | None = None
         clicks = step % settings.clicks_every == 0
         prompts = settings.prompts if clicks else _first_prompt_only(settings.prompts)
-        for index, example in enumerate(examples):
-            if alone or len(example.masks) == 0:
-                continue
-            one = train_on_prompts(
+        if not alone:
+            tally = train_on_prompts(
                 sam,
-                leaf[index : index + 1],
-                example.masks.to(sam.device),
+                leaf,
+                [example.masks.to(sam.device) for example in examples],
                 prompts,
                 settings.loss,
                 step - settings.dense.steps,
@@ -156,7 +155,6 @@ class Trainer:
                 share=1 / num_images,
                 bf16=settings.bf16,
             )
-            tally = one if tally is None else tally + one
         if leaf.grad is not None:
             embeddings.backward(leaf.grad)
         return dense_losses, tally
@@ -184,8 +182,9 @@ class Trainer:
                 f"step {step}: {broken[0]} is {values[broken[0]]} on images {names}; continue from the last checkpoint "
                 "with a lower learning rate"
             )
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        set_learning_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.settings.optim.ema_decay:
             update_average(self.average, self.sam, self.settings.optim.ema_decay, step)
         return norm
@@ -201,14 +200,15 @@ class Trainer:
             "sam": self.sam.state_dict(),
             "average": dict(self.average),
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.num_steps_done = state["num_steps_done"]
         self.sam.load_state_dict(state["sam"])
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         for name, value in state["average"].items():
             self.average[name].copy_(value)
 

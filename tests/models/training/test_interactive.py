@@ -30,7 +30,7 @@ def _run(sam: Sam, settings: PromptSettings, seed: int = 0) -> tuple[torch.Tenso
     sam.zero_grad()
     leaf = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
-    tally = train_on_prompts(sam, leaf, _masks(), settings, LossWeights(), 0, generator, 1.0, bf16=False)
+    tally = train_on_prompts(sam, leaf, [_masks()], settings, LossWeights(), 0, generator, 1.0, bf16=False)
     assert leaf.grad is not None
     return leaf.grad, tally
 
@@ -93,3 +93,20 @@ def test_masks_are_those_of_the_decoder(sam: Sam, monkeypatch: pytest.MonkeyPatc
     embedding = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(1))
     expected, _ = sam.predict_masks(embedding, encoded[0], multimask_output=True)
     assert torch.allclose(seen[0], expected, atol=1e-5)
+
+
+def test_an_image_without_masks_is_passed_over(sam: Sam) -> None:
+    leaf = torch.randn(3, 32, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    empty = torch.zeros(0, 16, 16, dtype=torch.bool)
+
+    def train(masks: list[torch.Tensor]) -> object:
+        return train_on_prompts(
+            sam, leaf, masks, FIRST, LossWeights(), 0, torch.Generator().manual_seed(0), 1.0, bf16=False
+        )
+
+    assert train([empty, empty, empty]) is None and leaf.grad is None
+    tally = train([_masks(), empty, _masks()[:1]])
+    assert leaf.grad is not None
+    learned = leaf.grad.abs().sum(dim=(1, 2, 3))
+    assert learned[0] > 0 and learned[1] == 0 and learned[2] > 0, "each prompt speaks to its own image"
+    assert vars(tally)["num_masks"] == 2 * FIRST.num_prompts

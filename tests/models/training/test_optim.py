@@ -10,7 +10,7 @@ from models.training.optim import (
     OptimSettings,
     layer_of,
     learning_rate,
-    make_optimizer,
+    make_optimizers,
     parameter_groups,
     set_learning_rate,
     update_average,
@@ -58,9 +58,29 @@ def test_warm_up_then_half_a_cosine() -> None:
 
 def test_each_group_gets_its_share_of_the_rate() -> None:
     sam = build_sam(SAM_SIZES["debug"])
-    optimizer = make_optimizer(sam.named_parameters(), 2, OptimSettings(layer_decay=0.5))
-    set_learning_rate(optimizer, 8.0)
-    assert {group["lr"] for group in optimizer.param_groups} == {1.0, 2.0, 4.0, 8.0}
+    optimizers = make_optimizers(sam.named_parameters(), 2, OptimSettings(layer_decay=0.5))
+    set_learning_rate(optimizers, 8.0)
+    assert [{group["lr"] for group in one.param_groups} for one in optimizers] == [{1.0, 2.0, 4.0, 8.0}]
+
+
+def test_muon_takes_the_matrices_inside_the_network_and_adamw_the_rest() -> None:
+    sam = build_sam(SAM_SIZES["debug"])
+    adamw, muon = make_optimizers(sam.named_parameters(), 2, OptimSettings(muon=True))
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    place = {id(p): one for one in (adamw, muon) for group in one.param_groups for p in group["params"]}
+    named = dict(sam.named_parameters())
+    assert len(place) == len(named), "each parameter is in one optimiser"
+    for name, inside in {
+        "image_encoder.blocks.0.attn.qkv.weight": True,
+        "image_encoder.blocks.0.attn.qkv.bias": False,
+        "image_encoder.blocks.0.attn.rel_pos_h": False,
+        "image_encoder.blocks.1.mlp.lin1.weight": True,
+        "mask_decoder.transformer.layers.0.self_attn.q_proj.weight": True,
+        "mask_decoder.iou_prediction_head.layers.0.weight": False,
+        "mask_decoder.mask_tokens.weight": False,
+        "image_encoder.neck.0.weight": False,
+    }.items():
+        assert (place[id(named[name])] is muon) == inside, name
 
 
 def test_the_average_follows_fast_at_first_and_slowly_later() -> None:
