@@ -7,7 +7,8 @@ from stages.attempts import AttemptCounts
 
 
 class RayAttempts:
-    """`stages.attempts.Attempts` for the workers of one run; the counts live in an actor that needs no CPU."""
+    """`stages.attempts.Attempts` for the workers of one run; the counts live in an actor that needs no CPU, and which
+    `close` ends."""
 
     def __init__(self) -> None:
         import ray
@@ -26,6 +27,11 @@ class RayAttempts:
 
     def done(self, image_ids: Sequence[str]) -> None:
         self._ask("done", image_ids)
+
+    def close(self) -> None:
+        import ray
+
+        ray.kill(self._counts)
 
     def _ask(self, method: str, image_ids: Sequence[str]) -> Any:
         import ray

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.shards import Shard, part_after
+
 # A graph takes in so many images, of whose blocks the driver holds all (about 5 kB an image): enough that starting the
 # next graph's actors is a small part of the time, however many actors there are.
 MIN_IMAGES_PER_GRAPH = 1 << 14
@@ -26,12 +28,13 @@ class Chunk:
 @dataclass(frozen=True)
 class Plan:
     """What is left to do, cut into chunks only as one asks for them: `redo` (sorted by its column `part`) in the parts
-    that hold those images, then `new` in parts from `first_new_part` on."""
+    that hold those images, then `new` in parts from `first_new_part` on, every `part_step`-th."""
 
     new: pa.Table
     redo: pa.Table
     first_new_part: int
     commit_every: int
+    part_step: int = 1
 
     @property
     def num_images(self) -> int:
@@ -44,7 +47,9 @@ class Plan:
         for start, stop in pairwise(borders):
             yield Chunk(int(parts[start]), images.slice(start, stop - start), exists=True)
         for number, start in enumerate(range(0, self.new.num_rows, self.commit_every)):
-            yield Chunk(self.first_new_part + number, self.new.slice(start, self.commit_every), exists=False)
+            yield Chunk(
+                self.first_new_part + number * self.part_step, self.new.slice(start, self.commit_every), exists=False
+            )
 
     def in_groups(self, num_actors: int) -> Iterator[list[Chunk]]:
         """Lists of chunks: what one graph takes in, so that neither the driver nor Ray holds blocks for a bucket."""
@@ -61,16 +66,20 @@ class Plan:
             yield group
 
 
-def plan_chunks(listing: pa.Table, committed: pa.Table, commit_every: int, retry_failed: bool) -> Plan:
+def plan_chunks(
+    listing: pa.Table, committed: pa.Table, commit_every: int, retry_failed: bool, shard: Shard | None = None
+) -> Plan:
     """What is left to do: a hash join of the listing and what is committed.
 
     New images form new chunks behind the last part. An image that changed (its `source_etag` is known and differs) or,
     with `retry_failed`, failed is redone within the part that holds it, so that each image always stands in one part.
     """
     last_part = pc.max(committed["part"]).as_py()
-    first_new_part = 0 if last_part is None else last_part + 1
+    first_new_part = part_after(-1 if last_part is None else last_part, shard)
+    part_step = shard.count if shard else 1
     if committed.num_rows == 0:
-        return Plan(listing, _with_parts(listing.slice(0, 0), pa.array([], pa.int32())), first_new_part, commit_every)
+        redo = _with_parts(listing.slice(0, 0), pa.array([], pa.int32()))
+        return Plan(listing, redo, first_new_part, commit_every, part_step)
     where = pc.index_in(listing["image_id"], value_set=committed["image_id"].combine_chunks()).combine_chunks()
     is_new = pc.is_null(where)
     redo = pc.fill_null(pc.not_equal(listing["source_etag"], committed["source_etag"].take(where)), False)
@@ -78,7 +87,7 @@ def plan_chunks(listing: pa.Table, committed: pa.Table, commit_every: int, retry
         redo = pc.or_(redo, pc.fill_null(pc.equal(committed["status"].take(where), "failed"), False))
     again = _with_parts(listing.filter(redo), committed["part"].take(where.filter(redo.combine_chunks())))
     order = np.argsort(again["part"].to_numpy(), kind="stable")
-    return Plan(listing.filter(is_new), again.take(pa.array(order)), first_new_part, commit_every)
+    return Plan(listing.filter(is_new), again.take(pa.array(order)), first_new_part, commit_every, part_step)
 
 
 def _with_parts(images: pa.Table, parts: pa.Array) -> pa.Table:

@@ -28,13 +28,18 @@ def run_command(
     override: Overrides = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Redo images that failed before.")] = False,
     new_round: Annotated[bool, typer.Option("--new-round", help="Start the next round.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N fixed parts of the input (1/4 … 4/4).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Annotate images: write a dataset, or go on with one."""
     from pipeline.load_recipe import load_recipe
     from pipeline.run import run
+    from pipeline.shards import parse_shard
 
-    summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json)
+    part = None if shard is None else parse_shard(shard)
+    summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
     if as_json:
         print(json.dumps(summary.as_dict()))
     else:
@@ -199,10 +204,10 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts")
         if one.last_run:
             print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
-        if one.live:
-            progress = one.live["progress"]
+        for live in one.live:
+            progress = live["progress"]
             done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"
-            print(f"  run {one.live['run_id']} is writing (process {one.live['pid']} on {one.live['host']}): {done}")
+            print(f"  run {live['run_id']} is writing (process {live['pid']} on {live['host']}): {done}")
 
 
 @app.command("evaluate")
@@ -248,6 +253,54 @@ def evaluate_command(
         print(f"left out: {without:,} images without masks, {empty:,} masks of no pixel")
 
 
+@app.command("query")
+def query_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    predicate: Annotated[
+        str | None, typer.Argument(help='SQL over a mask and its image: "predicted_iou > .9 and area > 1000"')
+    ] = None,
+    sql: Annotated[str | None, typer.Option(help="A whole SELECT over the views `images` and `masks` instead.")] = None,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Every round, not each image's newest.")] = False,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Stored rejected masks too.")] = False,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="table, json (lines), csv or parquet; by default as --output ends.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Write the matching rows and masks as a dataset.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave damaged parts out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find masks by what is known about them."""
+    from pipeline.answers import choose_format, print_answer, save_answer
+    from pipeline.dataset import open_dataset
+    from pipeline.query import query
+    from pipeline.subset import write_subset
+
+    if sql is not None and (predicate is not None or subset is not None):
+        raise ValueError("--sql: a whole statement takes neither a predicate nor --subset; give one of them")
+    chosen = choose_format(output_format, output)
+    found = open_dataset(dataset, round_number, all_rounds, candidates)
+    if predicate is not None:
+        found = found.filter(predicate)
+    if subset is not None:
+        summary = write_subset(found, subset, quiet=as_json)
+        print(
+            json.dumps(summary.as_dict())
+            if as_json
+            else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
+        )
+        return
+    answer, bad = query(found, sql, skip_bad)
+    for path in bad:
+        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    if output is None:
+        print_answer(answer, "json" if as_json else chosen)
+    else:
+        save_answer(answer, chosen, output)
+        print(f"{answer.num_rows:,} rows → {output}")
+
+
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -283,6 +336,22 @@ def models_convert(
     print(f"{source} → {destination}")
 
 
+@models_app.command("calibrate")
+def models_calibrate(
+    checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file or folder.")],
+    destination: Annotated[str, typer.Argument(help="The .safetensors file to write.")],
+    data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
+    limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
+) -> None:
+    """Rescale a model's predicted IoU so that it means what it says on labelled images; masks stay as they are."""
+    from pathlib import Path
+
+    from pipeline.calibrate import calibrate
+
+    for slot, line in calibrate(checkpoint, data, Path(destination), limit).items():
+        print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
+
+
 @models_app.command("verify")
 def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file.")]) -> None:
     """Load a checkpoint strictly and print its checksum and size."""
@@ -297,13 +366,13 @@ def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name
 
 def main() -> None:
     """Entry point of `maskfoundry`."""
-    from pipeline.errors import RunError, TrainingError
+    from pipeline.errors import RunError, TrainingError, UnreadableError
 
     try:
         app(standalone_mode=True)
     except ValueError as error:
         _fail(error, 2)
-    except (RunError, TrainingError, OSError) as error:
+    except (RunError, TrainingError, UnreadableError, OSError) as error:
         _fail(error, 1)
 
 

@@ -33,10 +33,12 @@ def compact(dataset: str, images_per_part: int, quiet: bool = False) -> Compacti
         with hold_lease(target, "compact"):
             target.finish_merge()
             before += len(target.parts())
-            groups = plan_merges(target, images_per_part)
+            # parts of one shard only, so that each part goes on being written by one
+            groups = [(view, group) for view in target.views() for group in plan_merges(view, images_per_part)]
             with progress_bar("merging", len(groups), "parts", quiet) as update:
-                for done, group in enumerate(groups, 1):
-                    merge_parts(target, group)
+                for done, (view, group) in enumerate(groups, 1):
+                    merge_parts(view, group)
+                    target.finish_merge()
                     update(done, "")
             after += len(target.parts())
     return Compaction(before, after)
@@ -59,9 +61,8 @@ def plan_merges(target: Round, images_per_part: int) -> list[list[int]]:
 
 def merge_parts(target: Round, sources: list[int]) -> None:
     """One part in place of several. The intention is written first; the new part's appearance is the moment from which
-    readers take it and no longer the old ones; a kill at any point is finished or forgotten by `finish_merge`."""
+    readers take it and no longer the old ones, which `finish_merge` removes, as it finishes or forgets after a kill."""
     merged = target.next_part()
     rows = pa.concat_tables([target.read_part(part) for part in sources])
     target.begin_merge(merged, sources)
     target.write_part(merged, rows)
-    target.finish_merge()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.attempts import RayAttempts
 from pipeline.chunks import Chunk
 from pipeline.recipe import Recipe
 from pipeline.resources import TASK_CPUS, Resources
+from stages.attempts import Attempts
 from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
@@ -19,13 +19,14 @@ MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of 
 FILTER_CPUS = 0.01
 
 
-def build_graph(recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int) -> Any:
+def build_graph(
+    recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int, attempts: Attempts
+) -> Any:
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-    attempts = RayAttempts()
     decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)
     blocks = list(_blocks(chunks, resources))
     return (

@@ -42,7 +42,7 @@ def plan(dataset: str, images: int, hours: float | None = None) -> Plan:
     per_image = run["stage_seconds"]["generate"] / (run["images"] - run["failed"])
     worker_hours = images * per_image / 3600
     workers = actors if hours is None else max(1, -int(-worker_hours // hours))
-    stored = sum(target.folder.fs.size(target.part_path(part)) for part in target.parts())
+    stored = sum(target.count_bytes(part) for part in target.parts())
     held = sum(target.count_images(part) for part in target.parts())
     return Plan(
         measured_images=run["images"],

@@ -24,6 +24,8 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     record = Round(folder, numbers[-1]).read_record() if numbers else None
     if record is None:
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
+    if "subset_of" in record:
+        raise ValueError(f"dataset: {dataset!r} is a subset without the rejected candidates; filter what it is of")
     for override in overrides:
         if not override.startswith("filter."):
             raise ValueError(f"-o {override!r}: only filter.… can be replayed; other settings need `maskfoundry run`")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import RunError
 from pipeline.progress import progress_bar
 from pipeline.rounds import Round
 from pipeline.storage import Folder
@@ -57,6 +58,7 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
     if not stale:
         return Replayed()
     import ray.data
+    from ray.exceptions import RayError
 
     images = cut_short = 0
     with progress_bar("filtering", len(stale), "parts", quiet) as update:
@@ -67,10 +69,14 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
             batch_format="pyarrow",
             num_cpus=1,
         )
-        for done, batch in enumerate(replayed.iter_batches(batch_size=1, batch_format="pyarrow"), 1):
-            images += batch["images"][0].as_py()
-            cut_short += batch["cut_short"][0].as_py()
-            update(done, f"{images:,} images")
+        try:
+            for done, batch in enumerate(replayed.iter_batches(batch_size=1, batch_format="pyarrow"), 1):
+                images += batch["images"][0].as_py()
+                cut_short += batch["cut_short"][0].as_py()
+                update(done, f"{images:,} images")
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(f"the replay of filters failed: {reason}; run the same command to go on") from error
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     record["fingerprints"] = links

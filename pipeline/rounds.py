@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import Folder
+from pipeline.shards import Shard, part_after
+from pipeline.storage import Folder, to_json
 from stages.record import SCHEMA
 
 INDEX = "_dataset.json"
@@ -15,20 +16,63 @@ FORMAT_VERSION = 1
 
 
 class Round:
-    """One round of a dataset: `_run.json` and numbered part files of image rows."""
+    """One round of a dataset: `_run.json` and numbered part files of image rows.
 
-    def __init__(self, folder: Folder, number: int) -> None:
+    Seen from one `shard`, the parts are that shard's own; `_run.json` belongs to all, and what each shard's runs did
+    stands in a file of its own.
+    """
+
+    def __init__(self, folder: Folder, number: int, shard: Shard | None = None) -> None:
         self.folder = folder
         self.number = number
+        self.shard = shard
         self.name = f"round={number:03d}"
 
     def read_record(self) -> dict[str, Any] | None:
-        """`_run.json`, or None before the round's first run."""
+        """`_run.json` with the runs of every shard, or None before the round's first run."""
         name = f"{self.name}/_run.json"
-        return self.folder.read_json(name) if self.folder.exists(name) else None
+        if not self.folder.exists(name):
+            return None
+        record = self.folder.read_json(name)
+        if record.get("shards"):
+            names = self.folder.names(self.name, "_run-", ".json")
+            runs = [run for name in names for run in self.folder.read_json(name)]
+            record["runs"] = sorted(runs, key=lambda run: run["started"])
+        return dict(record)
 
     def write_record(self, record: dict[str, Any]) -> None:
-        self.folder.write_json(f"{self.name}/_run.json", record)
+        self.folder.write_json(f"{self.name}/_run.json", record | {"runs": []} if record.get("shards") else record)
+
+    def create_record(self, record: dict[str, Any]) -> bool:
+        """False if another run was first."""
+        return self.folder.create(f"{self.name}/_run.json", to_json(record))
+
+    def add_run(self, entry: dict[str, Any]) -> None:
+        """Append one run to the record."""
+        if self.shard is None:
+            record = self.read_record()
+            assert record is not None, "the record was written when the run began"
+            self.write_record(record | {"runs": [*record["runs"], entry]})
+        else:
+            name = self._runs_name(self.shard)
+            runs = self.folder.read_json(name) if self.folder.exists(name) else []
+            self.folder.write_json(name, [*runs, entry])
+
+    def has_begun(self) -> bool:
+        """Whether a run of this shard has left anything here."""
+        assert self.shard is not None
+        return bool(self._present()) or self.folder.exists(self._runs_name(self.shard))
+
+    def _runs_name(self, shard: Shard) -> str:
+        return f"{self.name}/_run-{shard.number}-of-{shard.count}.json"
+
+    def views(self) -> list["Round"]:
+        """The round as each of its shards sees it; itself where it has none."""
+        record = self.read_record()
+        count = record.get("shards") if record else None
+        if not count:
+            return [self]
+        return [Round(self.folder, self.number, Shard(number, count)) for number in range(1, count + 1)]
 
     def parts(self) -> list[int]:
         """The parts that count: those that a merge has replaced do not, even before they are removed."""
@@ -37,11 +81,15 @@ class Round:
         return present if merge is None or merge["merged"] not in present else sorted({*present} - {*merge["sources"]})
 
     def next_part(self) -> int:
-        return max(self._present(), default=-1) + 1
+        return part_after(max(self._present(), default=-1), self.shard)
 
     def count_images(self, part: int) -> int:
         """From the file's own footer."""
-        return int(pq.read_metadata(self.part_path(part), filesystem=self.folder.fs).num_rows)
+        path, files = self.part_path(part), self.folder.fs
+        return int(self.folder.ask(lambda: pq.read_metadata(path, filesystem=files)).num_rows)
+
+    def count_bytes(self, part: int) -> int:
+        return int(self.folder.ask(lambda: self.folder.fs.size(self.part_path(part))))
 
     def begin_merge(self, merged: int, sources: list[int]) -> None:
         """Announce that part `merged`, once it appears, stands for `sources`."""
@@ -49,6 +97,7 @@ class Round:
 
     def finish_merge(self) -> None:
         """Finish a merge whose part has appeared, forget one whose part has not."""
+        assert self.shard is None, "another shard may be reading what the merge replaced"
         merge = self._merge()
         if merge is None:
             return
@@ -58,13 +107,24 @@ class Round:
                 self.folder.remove(self._part(part))
         self.folder.remove(f"{self.name}/_merge.json")
 
+    def remove_temporary(self) -> None:
+        """What a killed writer left behind; of other shards, which may be alive, nothing."""
+        self.folder.remove_temporary(self.name, lambda name: self._is_mine(name.removeprefix(".")))
+
     def part_path(self, part: int) -> str:
         return self.folder.path(self._part(part))
 
     def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
-        """Image rows of one committed part, of the record's types whatever the part itself lacks."""
-        # no partitioning: the column `round` would be taken from the folder's name as well
-        table = pq.read_table(self.part_path(part), columns=columns, filesystem=self.folder.fs, partitioning=None)
+        """Image rows of one committed part, of the record's types whatever the part itself lacks; or some columns,
+        those inside the masks by their Parquet names (`masks.list.element.keep`)."""
+        path, files = self.part_path(part), self.folder.fs
+
+        def read() -> pa.Table:
+            # not as a dataset, which knows no columns inside `masks` and takes `round` from the folder's name as well
+            with pq.ParquetFile(path, filesystem=files) as file:
+                return file.read(columns)
+
+        table = self.folder.ask(read)
         return table if columns is not None else table.cast(SCHEMA)
 
     def write_part(self, part: int, rows: pa.Table) -> None:
@@ -84,7 +144,11 @@ class Round:
         return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
     def _present(self) -> list[int]:
-        return [int(name[-14:-8]) for name in self.folder.names(self.name, "part-", ".parquet")]
+        names = self.folder.names(self.name, "part-", ".parquet")
+        return sorted(_part_number(name) for name in names if self._is_mine(name.rpartition("/")[2]))
+
+    def _is_mine(self, name: str) -> bool:
+        return self.shard is None or (name.startswith("part-") and self.shard.owns(_part_number(name)))
 
     def _merge(self) -> dict[str, Any] | None:
         name = f"{self.name}/_merge.json"
@@ -94,11 +158,13 @@ class Round:
         return f"{self.name}/part-{part:06d}.parquet"
 
 
+def _part_number(name: str) -> int:
+    return int(name.rpartition("part-")[2].split(".", 1)[0])
+
+
 def round_numbers(folder: Folder) -> list[int]:
     """The rounds that stand on disk, in order."""
-    if not folder.fs.exists(folder.root):
-        return []
-    names = (path.rstrip("/").rsplit("/", 1)[-1] for path in folder.fs.ls(folder.root, detail=False, refresh=True))
+    names = folder.names("", "round=", "")
     return sorted(int(name[6:]) for name in names if re.fullmatch(r"round=\d{3,}", name))
 
 

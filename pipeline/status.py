@@ -5,21 +5,22 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.lease import is_live, read_lease
+from pipeline.lease import live_leases
 from pipeline.rounds import Round, round_numbers
 from pipeline.storage import Folder
 
 
 @dataclass(frozen=True)
 class RoundStatus:
-    """`live` is the lease of a run that works on the round, `last_run` the newest entry of `_run.json`."""
+    """`live` are the leases of runs that work on the round (several where it is written in shards), `last_run` is the
+    newest entry of `_run.json`."""
 
     number: int
     parts: int
     images: int
     failed: int
     last_run: dict[str, Any] | None
-    live: dict[str, Any] | None
+    live: list[dict[str, Any]]
 
 
 def read_status(dataset: str) -> list[RoundStatus]:
@@ -33,7 +34,7 @@ def read_status(dataset: str) -> list[RoundStatus]:
 
 def _round_status(target: Round) -> RoundStatus:
     committed = target.committed()
-    record, lease = target.read_record(), read_lease(target)
+    record = target.read_record()
     runs = record["runs"] if record else []
     return RoundStatus(
         number=target.number,
@@ -41,5 +42,5 @@ def _round_status(target: Round) -> RoundStatus:
         images=committed.num_rows,
         failed=pc.sum(pc.equal(committed["status"], "failed")).as_py() or 0,
         last_run=runs[-1] if runs else None,
-        live=lease if lease and is_live(lease) else None,
+        live=live_leases(target),
     )

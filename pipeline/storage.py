@@ -3,12 +3,19 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StoreError
+from stages.retry import FINAL_ERRORS, NUM_ATTEMPTS, retried
+
+Result = TypeVar("Result")
 
 
 class Folder:
@@ -17,8 +24,10 @@ class Folder:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.fs: fsspec.AbstractFileSystem
-        self.fs, root = url_to_fs(uri)
+        # what other processes write meanwhile must be seen
+        self.fs, root = url_to_fs(uri, use_listings_cache=False)
         self.root = root.rstrip("/")
+        self._is_down = False
 
     @property
     def is_local(self) -> bool:
@@ -28,77 +37,123 @@ class Folder:
         assert ".." not in name.split("/"), "names stay below the root"
         return f"{self.root}/{name}"
 
+    def ask(self, action: Callable[[], Result]) -> Result:
+        """What `action` on the files returns; a store that fails is asked again, and at last gives a StoreError. It
+        must bear being done twice, as an answer may be lost after the deed."""
+        if self.is_local:
+            return action()
+        try:
+            # one that has been given up is not waited for again, so that a run ends soon
+            result = retried(action, 1 if self._is_down else NUM_ATTEMPTS)
+        except FINAL_ERRORS:
+            raise
+        except Exception as error:  # each store has errors of its own kinds
+            self._is_down = True
+            raise StoreError(f"{self.uri}: the store does not answer as it should ({error})") from error
+        self._is_down = False
+        return result
+
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self.path(name)))
+        return bool(self.ask(lambda: self.fs.exists(self.path(name))))
 
     def names(self, folder: str, prefix: str, suffix: str) -> list[str]:
-        """Names in `folder` that begin and end so, sorted; none if there is no such folder."""
-        if not self.fs.exists(self.path(folder)):
+        """Names in `folder` (the root where it is empty) that begin and end so, sorted; none if there is no such
+        folder."""
+        path, start = (self.path(folder), f"{folder}/") if folder else (self.root, "")
+        try:
+            paths = self.ask(lambda: self.fs.ls(path, detail=False, refresh=True))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = (path.rsplit("/", 1)[-1] for path in self.fs.ls(self.path(folder), detail=False, refresh=True))
-        return sorted(f"{folder}/{name}" for name in found if name.startswith(prefix) and name.endswith(suffix))
+        found = (one.rstrip("/").rsplit("/", 1)[-1] for one in paths)
+        return sorted(start + name for name in found if name.startswith(prefix) and name.endswith(suffix))
 
     def read_json(self, name: str) -> Any:
         """Raises ValueError when the file is not JSON."""
+        data = self.ask(lambda: self.fs.cat_file(self.path(name)))
         try:
-            return json.loads(self.fs.cat_file(self.path(name)))
+            return json.loads(data)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{self.path(name)}: not valid JSON ({error}); it was not written by MaskFoundry"
             ) from None
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write(name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        self.write(name, to_json(content))
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace the file as a whole: one PUT in a bucket; on disk a temporary file, flushed, then renamed."""
+        """Replace the file as a whole: one PUT in a bucket; on disk a temporary file, flushed, then renamed.
+
+        Raises StoreError when that fails; the file is then what it was.
+        """
         path = self.path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, data)
+            self.ask(lambda: self.fs.pipe_file(path, data))
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            _replace(Path(path), data)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written ({error.strerror})") from error
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; False if it does. Best effort where the store has no such write."""
         path = self.path(name)
         try:
             if self.is_local:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                with open(path, "xb") as file:
-                    file.write(data)
-            elif self.fs.exists(path):
+                _create(Path(path), data)
+            elif self.exists(name):
                 return False
             else:
-                self.fs.pipe_file(path, data, mode="create")
+                self.ask(lambda: self.fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
             return False
         return True
 
     def remove(self, name: str) -> None:
-        self.fs.rm_file(self.path(name))
+        """No matter whether it is there."""
+        with suppress(FileNotFoundError):
+            self.ask(lambda: self.fs.rm_file(self.path(name)))
 
-    def remove_temporary(self, folder: str) -> None:
-        """What a killed writer left behind; readers never see these names."""
+    def remove_temporary(self, folder: str, wanted: Callable[[str], bool] = lambda _: True) -> None:
+        """What a killed writer left behind, of names that are `wanted`; readers never see these names."""
         if self.is_local:
             for path in Path(self.path(folder)).glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+                if wanted(path.name):
+                    path.unlink(missing_ok=True)
+
+
+def to_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _create(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            target.unlink()
+            raise
+
+
+def _replace(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _umask() -> int:

@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
-from pipeline.train_data import read_training_images
 from pipeline.train_files import METRICS, WEIGHTS, claim, read_metrics, starting_model
 from pipeline.train_recipe import TrainRecipe
+from pipeline.train_sources import open_training_images
 from pipeline.train_worker import train_worker
 
 
@@ -44,7 +44,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
     started = time.time()
     recipe = recipe.model_copy(update={"output": str(Path(recipe.output).expanduser().resolve())})
     folder = Path(recipe.output)
-    images = read_training_images(recipe.data)
+    images = open_training_images(recipe.data)
     # built here once as well, so that a wrong checkpoint is one line now and not a failed worker later
     starting_model(recipe)
     claim(folder, recipe)
@@ -57,7 +57,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
         weights=str(folder / WEIGHTS),
         num_steps_done=len(rows),
         num_steps=recipe.training.num_steps,
-        num_images=len(images),
+        num_images=sum(len(one) for one in images),
         num_masks=sum(row["num_masks"] for row in rows[min(before, len(rows)) :]),
         seconds=time.time() - started,
         last=rows[-1] if rows else {},

@@ -3,16 +3,15 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 from models.masks.rle import decode_masks
 from models.sam.config import SamConfig
 from models.training.augment import AugmentSettings, Example, make_example
-from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
-from pipeline.evaluate import all_segments
-from stages.decode_pixels import DecodeSettings
+from pipeline.train_sources import TrainingImages
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,17 @@ class ExampleSource:
     """Each epoch goes through all images in an order of its own; `__call__` makes the examples of one worker's part of
     a step. Every example's augmentation has its own seed, whatever was made before it."""
 
-    images: tuple[LabelledImage, ...]
+    sets: list[TrainingImages]
     config: SamConfig
     augment: AugmentSettings
     seed: int
     images_per_step: int
     rank: int = 0
     num_workers: int = 1
+    ends: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends", np.cumsum([len(one) for one in self.sets]))
 
     def __call__(self, step: int) -> list[Example]:
         """Raises ValueError, naming the file, for a picture that vanished or changed."""
@@ -35,19 +38,21 @@ class ExampleSource:
         return [self._example(number) for number in numbers]
 
     def _example(self, number: int) -> Example:
-        epoch, place = divmod(number, len(self.images))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))
-        image = self.images[order[place]]
-        pixels = read_pixels(image, DecodeSettings())
-        masks = decode_masks(all_segments(image), image.height, image.width)
+        num_images = int(self.ends[-1])
+        epoch, place = divmod(number, num_images)
+        index = int(_epoch_order(self.seed, epoch, num_images)[place])
+        chosen = int(np.searchsorted(self.ends, index, side="right"))
+        images = self.sets[chosen]
+        image = images.read(index - (int(self.ends[chosen]) - len(images)))
+        masks = decode_masks(image.rles, *image.pixels.shape[:2])
         rng = np.random.default_rng([self.seed, 1, number])
         frame, mask_size = self.config.image_size, 4 * self.config.embedding_size
-        return make_example(pixels, masks, str(image.path), frame, mask_size, rng, self.augment)
+        return make_example(image.pixels, masks, image.weights, image.name, frame, mask_size, rng, self.augment)
 
 
-def read_training_images(data: tuple[str, ...]) -> tuple[LabelledImage, ...]:
-    """All labelled images of several sets. Raises ValueError as `read_labels` does."""
-    return tuple(image for one in data for image in read_labels(one))
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(num_images)
 
 
 def prefetch(

@@ -33,8 +33,9 @@ class TrainResources(BaseModel):
 class TrainRecipe(BaseModel):
     """A whole training.
 
-    `data`: labelled folders (annotations.json and images/) or COCO JSON files. `output`: a folder for the checkpoint
-    to go on from, the metrics and the exported weights. `start`: a checkpoint to begin with; `model`: sizes of the
+    `data`: labelled folders (annotations.json and images/), COCO JSON files, and datasets (their kept masks, drawn by
+    their scores, with the pictures from where the run read them). `output`: a folder for the checkpoint to go on from,
+    the metrics and the exported weights. `start`: a checkpoint to begin with; `model`: sizes of the
     model, by default those of `start`; with `adapt` weights of other sizes are taken over where they fit. Without
     `start` weights are fresh; `pass_pixels` then has the encoder begin by handing the picture through, which saves
     thousands of steps.

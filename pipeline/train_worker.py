@@ -16,7 +16,7 @@ from models.training.trainer import StepMetrics, Trainer
 from models.weights import save_sam
 from pipeline.coco_labels import read_labels, read_pixels
 from pipeline.evaluate import all_segments
-from pipeline.train_data import ExampleSource, prefetch, read_training_images
+from pipeline.train_data import ExampleSource, prefetch
 from pipeline.train_files import (
     WEIGHTS,
     MetricsLog,
@@ -26,6 +26,7 @@ from pipeline.train_files import (
     starting_model,
 )
 from pipeline.train_recipe import TrainRecipe, ValidationSettings
+from pipeline.train_sources import open_training_images
 from stages.decode_pixels import DecodeSettings
 
 
@@ -50,7 +51,7 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
     folder = Path(recipe.output)
     if rank == 0:
         claim(folder, recipe)
-    images = read_training_images(recipe.data)
+    images = open_training_images(recipe.data)
     sam = starting_model(recipe).to(device)
     trainer = Trainer(sam, recipe.training)
     state = read_checkpoint_state(folder, device)

@@ -1,21 +1,18 @@
 """Read the bytes of an image: a file of any store, or a member of a tar archive by its place in it."""
 
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
 
 import fsspec
 
+from stages.retry import retried
+
 ARCHIVE_SUFFIX = ".tar"
 MEMBER_MARK = f"{ARCHIVE_SUFFIX}!"  # `archive.tar!member`
-NUM_READS = 4  # of a store that answers with an error; each wait is twice the one before
-FIRST_WAIT_SECONDS = 0.5
 INDEX_BLOCK_BYTES = 1 << 20  # of an archive in a bucket, read at a time for its headers
-
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,14 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 def read_source(uri: str, offset: int | None, size: int | None) -> bytes:
     """The bytes at `uri`; of an archive's member, `size` bytes at `offset`, which are looked up when not given.
 
-    Raises ValueError for a member outside its archive, and the store's own error when it fails NUM_READS times.
+    Raises ValueError for a member outside its archive, and the store's own error when it goes on failing.
     """
     archive, member = split_member(uri)
     fs, path = open_filesystem(archive)
     if member is None:
         if archive.endswith(ARCHIVE_SUFFIX):
             raise ValueError("the archive is cut short or damaged: what follows its last whole member is not listed")
-        return _retry(lambda: fs.cat_file(path))
+        return retried(lambda: fs.cat_file(path))
     if member.startswith("/") or ".." in member.split("/"):
         raise ValueError(f"member {member!r} leaves its archive")
     if offset is None or size is None:
@@ -54,7 +51,7 @@ def read_source(uri: str, offset: int | None, size: int | None) -> bytes:
             raise FileNotFoundError(f"no member {member!r} in {archive}")
         offset, size = found.offset, found.size
     start, stop = offset, offset + size
-    data = _retry(lambda: fs.cat_file(path, start=start, end=stop)) if size else b""
+    data = retried(lambda: fs.cat_file(path, start=start, end=stop)) if size else b""
     if len(data) != size:
         raise ValueError(f"the archive ends {size - len(data)} bytes before the member does")
     return data
@@ -63,7 +60,7 @@ def read_source(uri: str, offset: int | None, size: int | None) -> bytes:
 def source_etag(uri: str) -> str:
     """The tag of a file as it stands; of a member that of its archive."""
     fs, path = open_filesystem(split_member(uri)[0])
-    return etag(_retry(lambda: fs.info(path)))
+    return etag(retried(lambda: fs.info(path)))
 
 
 def etag(info: dict[str, Any]) -> str:
@@ -104,18 +101,3 @@ def _index(archive: str) -> dict[str, Member]:
     """Every member by name, read once a process; for URIs that come without their place, as from a manifest."""
     with open_archive(archive) as file:
         return {member.name: member for member in tar_members(file)}
-
-
-def _retry(read: Callable[[], Any]) -> Any:
-    """A store is away for a moment now and then, and says so in errors of its own kinds; what is missing or forbidden
-    stays so."""
-    for attempt in range(NUM_READS):
-        try:
-            return read()
-        except _FINAL:
-            raise
-        except Exception:
-            if attempt == NUM_READS - 1:
-                raise
-            time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-    raise AssertionError("the loop returns or raises")

@@ -7,19 +7,20 @@ The procedure of segment-anything's `SamAutomaticMaskGenerator` up to its filter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import compress, islice
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from models.generator.bounds import StabilityBound, Windows
 from models.generator.candidates import Candidates
 from models.generator.grid import Crop, crop_boxes, point_grid, points_per_crop
 from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
 from models.generator.upsample import Axis, Upsampler
-from models.masks.rle import areas, bounding_boxes, compress_counts, counts_from_transitions
+from models.masks.rle import areas_of_counts, boxes_of_counts, compress_counts, counts_from_transitions
 from models.sam.mask_decoder import DecodedPrompts
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
@@ -153,22 +154,31 @@ class MaskGenerator:
         crop_height, crop_width = y1 - y0, x1 - x0
         height, width = job.pixels.shape[1:]
         low_size, input_size = self.sam.config.embedding_size * 4, self.sam.config.image_size
-        upsampler = Upsampler(
-            rows=_axis(low_size, input_size, height, crop_height),
-            columns=_axis(low_size, input_size, width, crop_width),
-            x0=x0,
-            y0=y0,
-            height=image_height,
+        rows = _axis(low_size, input_size, height, crop_height)
+        columns = _axis(low_size, input_size, width, crop_width)
+        upsampler = Upsampler(rows, columns, x0, y0, image_height)
+        bound = StabilityBound(
+            low=(Windows.of(rows.first, rows.last), Windows.of(columns.first, columns.last)),
+            input=(Windows.between(height, crop_height), Windows.between(width, crop_width)),
+            image_size=input_size,
+            valid=(height, width),
         )
         scale = np.array([width / crop_width, height / crop_height])
         for asked in questions:
             for start in range(0, len(asked.where), self.points_per_batch):
                 where = asked.where[start : start + self.points_per_batch]
                 block = replace(asked, where=where, first_number=asked.first_number + start * len(asked.slots))
-                self._ask(block, job.crop, scale, embedding, upsampler, found)
+                self._ask(block, job.crop, scale, embedding, upsampler, bound, found)
 
     def _ask(
-        self, asked: _Questions, crop: Crop, scale: np.ndarray, embedding: Tensor, upsampler: Upsampler, found: _Found
+        self,
+        asked: _Questions,
+        crop: Crop,
+        scale: np.ndarray,
+        embedding: Tensor,
+        upsampler: Upsampler,
+        bound: StabilityBound,
+        found: _Found,
     ) -> None:
         """One block of prompts; `scale` (2,) takes the crop's pixels to those of the model's input."""
         corners = asked.where.reshape(len(asked.where), -1, 2)  # (B, 1 or 2, 2)
@@ -182,10 +192,11 @@ class MaskGenerator:
             logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + slots.start).float().cpu()
         scores = predicted_iou[prompt_index, output].tolist()
         points = corners.mean(1) + crop.box[:2]
-        for one, prompt, index, score in zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True):
-            stability, outline = upsampler.scan(
-                one, self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
-            )
+        stable = self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
+        may_pass = bound.may_reach(logits, *stable)
+        answers = zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True)
+        for one, prompt, index, score in compress(answers, may_pass):
+            stability, outline = upsampler.scan(one, *stable)
             if outline is None:
                 continue
             found.number.append(asked.first_number + prompt * len(slots) + index)
@@ -226,19 +237,19 @@ def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
 def _assemble(found: _Found, height: int, width: int) -> Candidates:
     counts = [counts_from_transitions(outline, height * width) for outline in found.counts]
     lengths = np.array([len(one) for one in counts], np.int64)
-    rles = compress_counts(np.concatenate(counts) if counts else np.zeros(0, np.int64), lengths)
+    runs = np.concatenate([np.zeros(0, np.int64), *counts])
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (crop.box for crop in found.crop)]
     return Candidates(
         height=height,
         width=width,
         number=np.array(found.number, np.int64),
-        bbox=bounding_boxes(rles, height),
-        area=areas(rles),
+        bbox=boxes_of_counts(runs, lengths, height),
+        area=areas_of_counts(runs, lengths),
         predicted_iou=np.array(found.predicted_iou, np.float32),
         stability_score=np.array(found.stability_score, np.float32),
         point=np.array(found.point, np.float32).reshape(-1, 2),
         crop_box=np.array(boxes, np.int32).reshape(-1, 4),
         crop_layer=np.array([crop.layer for crop in found.crop], np.int8),
         mask_index=np.array(found.mask_index, np.int8),
-        rles=rles,
+        rles=compress_counts(runs, lengths),
     )

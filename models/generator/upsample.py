@@ -70,11 +70,10 @@ class Upsampler:
         |above threshold - offset|, here 0 for an empty mask) and the positions at which the column-major mask of the
         whole image changes value, or None for a mask that is empty or below `min_stability`.
         """
-        reached = logits > mask_threshold - offset
-        low_rows = torch.nonzero(reached.any(1)).flatten()
+        reached = logits.numpy() > mask_threshold - offset
+        low_rows, low_columns = np.flatnonzero(reached.any(1)), np.flatnonzero(reached.any(0))
         if len(low_rows) == 0:
             return 0.0, None
-        low_columns = torch.nonzero(reached.any(0)).flatten()
         top, bottom, row_a, row_b = self.rows.span(int(low_rows[0]), int(low_rows[-1]))
         left, right, column_a, column_b = self.columns.span(int(low_columns[0]), int(low_columns[-1]))
         if top >= bottom or left >= right:  # everything lies in the padding

@@ -114,8 +114,9 @@ def transitions(patch: np.ndarray, x0: int, y0: int, height: int) -> np.ndarray:
     np.not_equal(patch[0], 0, out=changes[0])
     np.not_equal(patch[1:], patch[:-1], out=changes[1:-1])
     np.not_equal(patch[-1], 0, out=changes[-1])
-    row, column = np.divmod(np.flatnonzero(changes), columns)
-    positions = (column + x0) * height + (row + y0)
+    positions = np.flatnonzero(changes)
+    row = positions // columns  # divided by one number, unlike divmod, which numpy does not vectorise
+    positions = (positions - row * columns + x0) * height + (row + y0)
     positions.sort()
     return _cancel_pairs(positions) if rows == height else positions
 
@@ -172,7 +173,11 @@ def _mask_transitions(mask: np.ndarray) -> np.ndarray:
 
 def areas(rles: Sequence[bytes]) -> np.ndarray:
     """Pixels of each mask, int64 (N,). Raises ValueError as `expand_counts`."""
-    counts, lengths = expand_counts(rles)
+    return areas_of_counts(*expand_counts(rles))
+
+
+def areas_of_counts(counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`areas` of run lengths as `compress_counts` takes them."""
     if not len(lengths):
         return np.zeros(0, dtype=np.int64)
     return np.add.reduceat(np.where(_places(lengths) % 2 == 1, counts, 0), np.cumsum(lengths) - lengths)
@@ -184,17 +189,19 @@ def bounding_boxes(rles: Sequence[bytes], height: int) -> np.ndarray:
     pycocotools' convention (`toBbox`): w = xmax - xmin + 1; an empty mask has 0, 0, 0, 0. Raises ValueError as
     `expand_counts`.
     """
-    return _boxes(*expand_counts(rles), height)
+    return boxes_of_counts(*expand_counts(rles), height)
 
 
-def _boxes(counts: np.ndarray, lengths: np.ndarray, height: int) -> np.ndarray:
+def boxes_of_counts(counts: np.ndarray, lengths: np.ndarray, height: int) -> np.ndarray:
+    """`bounding_boxes` of run lengths as `compress_counts` takes them."""
     if not len(lengths):
         return np.zeros((0, 4), dtype=np.int32)
     firsts = np.cumsum(lengths) - lengths
     ends = np.cumsum(counts)
     ends -= np.repeat(ends[firsts] - counts[firsts], lengths)
-    column0, row0 = np.divmod(ends - counts, height)
-    column1, row1 = np.divmod(ends - 1, height)
+    starts, lasts = ends - counts, ends - 1
+    column0, column1 = starts // height, lasts // height
+    row0, row1 = starts - column0 * height, lasts - column1 * height
     spans = column1 > column0  # such a run goes through the bottom of a column and the top of the next
     objects = (_places(lengths) % 2 == 1) & (counts > 0)
     beyond = np.iinfo(np.int64).max
@@ -214,7 +221,7 @@ def decode_masks(rles: Sequence[bytes], height: int, width: int) -> np.ndarray:
     counts, lengths = _expand_image(rles, height, width)
     masks = np.zeros((len(lengths), height, width), dtype=np.uint8)
     cuts = np.concatenate([[0], np.cumsum(lengths)])
-    boxes = _boxes(counts, lengths, height).tolist()
+    boxes = boxes_of_counts(counts, lengths, height).tolist()
     for mask, (start, end), (x, y, w, h) in zip(masks, pairwise(cuts), boxes, strict=True):
         mask[y : y + h, x : x + w] = _patch(counts[start:end], height, (x, y, w, h))
     return masks

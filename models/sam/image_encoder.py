@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from models.layers import DropPath, LayerNorm2d, MlpBlock
 
-# Entries of relative-position bias held at once. At 64 x 64 tokens and 16 heads the whole bias would be 1 GiB.
-MAX_BIAS_ENTRIES = 2**25
-
 
 class ImageEncoderViT(nn.Module):
     """Image (B, 3, S, S), normalised -> embedding (B, C, E, E) with E = S / patch_size.
@@ -97,7 +94,12 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention over a (B, N, N, D) grid with a relative-position bias for rows and one for columns."""
+    """Multi-head attention over a (B, N, N, D) grid with a relative-position bias for rows and one for columns.
+
+    The bias is folded into the product of queries and keys: a query carries its bias toward each row and each column
+    as further channels, a key picks its own row and column by a 1. So no matrix of all pairs is ever held, which at
+    64 x 64 tokens and 16 heads would take 1 GiB.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, grid_size: int) -> None:
         super().__init__()
@@ -111,21 +113,25 @@ class Attention(nn.Module):
         batch, height, width, dim = x.shape
         qkv = self.qkv(x).reshape(batch, height, width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)  # each (B, heads, H, W, d)
-        k, v = k.flatten(2, 3), v.flatten(2, 3)  # (B, heads, H*W, d)
         toward_rows = relative_positions(self.rel_pos_h, height)  # (H, H, d)
         toward_columns = relative_positions(self.rel_pos_w, width)  # (W, W, d)
-
-        rows = max(1, MAX_BIAS_ENTRIES // (batch * self.num_heads * width * height * width))
-        strips = []
-        for start in range(0, height, rows):
-            strip = q[:, :, start : start + rows]  # (B, heads, r, W, d)
-            bias_h = torch.einsum("bnhwd,hkd->bnhwk", strip, toward_rows[start : start + rows])
-            bias_w = torch.einsum("bnhwd,wkd->bnhwk", strip, toward_columns)
-            bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, heads, r, W, H, W)
-            bias = bias.flatten(4, 5).flatten(2, 3)  # (B, heads, r*W, H*W)
-            strips.append(F.scaled_dot_product_attention(strip.flatten(2, 3), k, v, attn_mask=bias))
-        out = torch.cat(strips, dim=2)  # (B, heads, H*W, d)
+        bias_h = torch.einsum("bnhwd,hkd->bnhwk", q, toward_rows)
+        bias_w = torch.einsum("bnhwd,wkd->bnhwk", q, toward_columns)
+        channels = q.shape[-1]
+        q = torch.cat([q * channels**-0.5, bias_h.to(q.dtype), bias_w.to(q.dtype)], dim=-1)  # (B, heads, H, W, d+H+W)
+        places = one_hot_places(height, width, k.device).to(k.dtype).expand(batch, self.num_heads, -1, -1, -1)
+        k = torch.cat([k, places], dim=-1)
+        v = F.pad(v, (0, height + width))  # a fused attention wants values as wide as keys
+        out = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), scale=1.0)
+        out = out[..., :channels]  # (B, heads, H*W, d)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, dim))
+
+
+def one_hot_places(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(height, width, height + width): each cell's row and, after all rows, its column, one-hot."""
+    rows = torch.eye(height, device=device)[:, None].expand(-1, width, -1)
+    columns = torch.eye(width, device=device).expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1)
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:

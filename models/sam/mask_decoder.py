@@ -6,10 +6,13 @@ Facts: segment-anything `modeling/mask_decoder.py`. Splitting it lets a caller u
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import LayerNorm2d, Mlp
 from models.sam.transformer import TwoWayTransformer
+
+BLOCK_ENTRIES = 1 << 18  # of the features that a CPU upscales at a time: with what they become, about a core's cache
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,38 @@ class MaskDecoder(nn.Module):
         if len(prompts) == 0:
             side = 4 * decoded.image_features.shape[-1]
             return decoded.image_features.new_empty(0, side, side)
-        features = self.output_upscaling(decoded.image_features[prompts])  # (P, C/8, 4E, 4E)
         tokens = decoded.mask_tokens[prompts]
         weights = [self.output_hypernetworks_mlps[slot](tokens[:, slot]) for slot in slots.tolist()]
-        logits = torch.stack(weights, dim=1) @ features.flatten(2)  # (P, slots, 16*E*E)
-        return logits[row, column].unflatten(1, features.shape[2:])
+        logits = self._logits(decoded.image_features, prompts, torch.stack(weights, dim=2))  # (P, slots, 4E, 4E)
+        return logits[row, column]
+
+    def _logits(self, image_features: Tensor, prompts: Tensor, weights: Tensor) -> Tensor:
+        """Every mask of `weights` (P, C/8, slots) on the features of `prompts` (P,): (P, slots, 4E, 4E).
+
+        `output_upscaling` as matrix products: a transposed convolution whose stride is its kernel makes each cell's
+        2 x 2 from that cell alone. So cells go through in blocks that fit a cache, and stand side by side only when
+        there is one number for each of their pixels.
+        """
+        size = image_features.shape[-1]
+        features = image_features.flatten(2).transpose(1, 2)  # (B, E*E, C)
+        cells, num_prompts = size * size, len(prompts)
+        if features.device.type == "cpu":
+            block = max(1, BLOCK_ENTRIES // features.shape[2])
+            cells, num_prompts = min(block, cells), max(1, block // cells)
+        logits = [
+            torch.cat([self._upscale_cells(strip) @ some for strip in features[chosen].split(cells, dim=1)], dim=1)
+            for chosen, some in zip(prompts.split(num_prompts), weights.split(num_prompts), strict=True)
+        ]
+        pixels = torch.cat(logits).transpose(1, 2).unflatten(2, (size, size, 2, 2, 2, 2))  # cell, then y, x twice
+        return pixels.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(len(prompts), -1, 4 * size, 4 * size)
+
+    def _upscale_cells(self, x: Tensor) -> Tensor:
+        """(P, n, C) -> (P, n*16, C/8)."""
+        first, norm, gelu, second, _ = self.output_upscaling
+        assert isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.ConvTranspose2d)
+        assert isinstance(norm, LayerNorm2d)
+        x = F.layer_norm(_spread(x, first), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return gelu(_spread(gelu(x), second))
 
     def forward(
         self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
@@ -90,3 +120,10 @@ class MaskDecoder(nn.Module):
         pairs = torch.cartesian_prod(torch.arange(len(sparse)), slots).to(sparse.device)  # (B * M, 2)
         masks = self.masks(decoded, pairs[:, 0], pairs[:, 1])
         return masks.unflatten(0, (len(sparse), len(slots))), decoded.predicted_iou[:, slots]
+
+
+def _spread(x: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
+    """What a 2 x 2 transposed convolution of stride 2 makes of each of n cells: (P, n, C) -> (P, n*4, D)."""
+    assert convolution.bias is not None
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2*2*D, C)
+    return F.linear(x, weight, convolution.bias.repeat(4)).unflatten(2, (4, -1)).flatten(1, 2)

@@ -3,6 +3,7 @@
 Facts: segment-anything `modeling/transformer.py`; appendix A of the paper (arXiv:2304.02643).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ class TwoWayTransformer(nn.Module):
         self.layers = nn.ModuleList(
             TwoWayBlock(embed_dim, num_heads, mlp_dim, first=index == 0) for index in range(depth)
         )
-        self.final_attn_token_to_image = Attention(embed_dim, embed_dim // 2, num_heads)
+        self.final_attn_token_to_image = TokenToImageAttention(embed_dim, embed_dim // 2, num_heads)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
 
     def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +28,7 @@ class TwoWayTransformer(nn.Module):
         the first block then projects it once for all of them. image_pe: (1, E*E, C).
         """
         tokens_pe = tokens
+        image, image_pe = image.contiguous(), image_pe.contiguous()  # sums would inherit a transposed layout
         for layer in self.layers:
             tokens, image = layer(tokens, image, tokens_pe, image_pe)
         attended = self.final_attn_token_to_image(tokens + tokens_pe, image + image_pe, image)
@@ -44,12 +46,12 @@ class TwoWayBlock(nn.Module):
         self.first = first
         self.self_attn = Attention(embed_dim, embed_dim, num_heads)
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.cross_attn_token_to_image = Attention(embed_dim, embed_dim // 2, num_heads)
+        self.cross_attn_token_to_image = TokenToImageAttention(embed_dim, embed_dim // 2, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.mlp = MlpBlock(embed_dim, mlp_dim, nn.ReLU())
         self.norm3 = nn.LayerNorm(embed_dim)
         self.norm4 = nn.LayerNorm(embed_dim)
-        self.cross_attn_image_to_token = Attention(embed_dim, embed_dim // 2, num_heads)
+        self.cross_attn_image_to_token = ImageToTokenAttention(embed_dim, embed_dim // 2, num_heads)
 
     def forward(self, tokens: Tensor, image: Tensor, tokens_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
         if self.first:
@@ -62,7 +64,7 @@ class TwoWayBlock(nn.Module):
         placed_image = image + image_pe
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + tokens_pe, placed_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + tokens_pe, tokens))
+        image = self.norm4(self.cross_attn_image_to_token(placed_image, tokens + tokens_pe, tokens, residual=image))
         return tokens, image
 
 
@@ -92,3 +94,62 @@ class Attention(nn.Module):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+
+    def _pays(self, image: Tensor, tokens: Tensor) -> bool:
+        """Whether projecting the few tokens twice is less work than projecting the image once.
+
+        Not in reduced precision: the scores, which a fused attention keeps in fp32, would be rounded.
+        """
+        exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
+        return exact and self.num_heads * tokens.shape[1] < self.q_proj.out_features
+
+    def _to_channels(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Each head's (B, heads, N, d) through its d rows of weight (internal, C) -> (B, heads*N, C)."""
+        batch, heads, num_tokens, _ = x.shape
+        x = x.transpose(0, 1).flatten(1, 2) @ weight.unflatten(0, (heads, -1))  # (heads, B*N, C)
+        return x.unflatten(1, (batch, num_tokens)).transpose(0, 1).flatten(1, 2)
+
+
+class TokenToImageAttention(Attention):
+    """A few tokens attend to many image positions.
+
+    (q Wq) (k Wk)' = (q Wq Wk') k' and attention (v Wv) = (attention v) Wv: associated so, the image itself is never
+    projected. The keys' bias adds the same to every position's score, so it has no effect; the values' is added last.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if len(k) == 1 or not self._pays(image=k, tokens=q):
+            return super().forward(q, k, v)
+        batch, num_tokens, _ = q.shape
+        q = self._split_heads(self.q_proj(q))
+        q = self._to_channels(q * q.shape[-1] ** -0.5, self.k_proj.weight)  # (B, heads*N, C)
+        seen = (q @ k.transpose(1, 2)).softmax(-1) @ v  # (B, heads*N, C)
+        seen = seen.unflatten(1, (self.num_heads, num_tokens)).transpose(0, 1).flatten(1, 2)  # (heads, B*N, C)
+        out = seen @ self.v_proj.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (heads, B*N, d)
+        out = out.unflatten(1, (batch, num_tokens)).permute(1, 2, 0, 3).flatten(2)  # (B, N, internal)
+        return self.out_proj(out + self.v_proj.bias)
+
+
+class ImageToTokenAttention(Attention):
+    """Many image positions attend to a few tokens; the answer is added to a `residual` (B or 1, M, C).
+
+    Associated as (x Wq) k' = x (k Wq')' and attention (v Wv) Wo = attention (v Wv Wo), so that only tokens are
+    projected. An image that all prompts share (batch 1) is projected once instead.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not self._pays(image=q, tokens=k):
+            out = super().forward(q, k, v)
+            return out if residual is None else residual + out
+        k, values = self._split_heads(self.k_proj(k)), self._split_heads(self.v_proj(v))  # (B, heads, N, d)
+        k = k * k.shape[-1] ** -0.5
+        if len(q) == 1:
+            scores = k @ self._split_heads(self.q_proj(q)).transpose(2, 3)  # (B, heads, N, M)
+        else:
+            offset = k @ self.q_proj.bias.view(self.num_heads, -1, 1)  # (B, heads, N, 1)
+            scores = self._to_channels(k, self.q_proj.weight) @ q.transpose(1, 2)  # (B, heads*N, M)
+            scores = scores.unflatten(1, k.shape[1:3]) + offset
+        attention = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)  # (B, M, heads*N)
+        values = self._to_channels(values, self.out_proj.weight.T)  # (B, heads*N, C)
+        start = self.out_proj.bias if residual is None else residual + self.out_proj.bias
+        return torch.baddbmm(start, attention, values)

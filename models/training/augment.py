@@ -38,20 +38,23 @@ class AugmentSettings(BaseModel):
 @dataclass(frozen=True)
 class Example:
     """`image` (3, h, w) uint8 with h and w at most the frame; `masks` (N, M, M) bool of the whole frame at the
-    resolution of the model's low-resolution masks; `name` says where it came from."""
+    resolution of the model's low-resolution masks; `weights` (N,) float32 say how often each is drawn, relative to the
+    others; `name` says where it came from."""
 
     image: Tensor
     masks: Tensor
+    weights: Tensor
     name: str
 
 
 def augment(
     image: np.ndarray, masks: np.ndarray, frame: int, mask_size: int, rng: np.random.Generator, how: AugmentSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """image (H, W, 3) uint8, masks (N, H, W) uint8 of 0 and 1 -> picture (h, w, 3) and masks (K, M, M) bool.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """image (H, W, 3) uint8, masks (N, H, W) uint8 of 0 and 1 -> picture (h, w, 3), masks (K, M, M) bool, indexes (K,).
 
     The picture fits the square of `frame` pixels; masks cover that square, with nothing in its padding. Masks of more
-    than 90 % of the picture or fewer than `min_mask_cells` cells are left out, so K may be 0.
+    than 90 % of the picture or fewer than `min_mask_cells` cells are left out, so K may be 0; the indexes say which of
+    the N are left.
     """
     height, width = image.shape[:2]
     scale = frame / max(height, width) * np.exp(rng.uniform(np.log(how.min_scale), np.log(how.max_scale)))
@@ -65,7 +68,7 @@ def augment(
     picture = fit(image, scale, frame)
     if how.colour:
         picture = jitter_colour(picture, rng, how.colour)
-    return picture, fit_masks(masks, picture.shape[:2], frame, mask_size, how.min_mask_cells)
+    return picture, *fit_masks(masks, picture.shape[:2], frame, mask_size, how.min_mask_cells)
 
 
 def fit(image: np.ndarray, scale: float, frame: int) -> np.ndarray:
@@ -82,17 +85,18 @@ def fit_masks(
     mask_size: int,
     min_cells: int,
     max_share: float = MAX_SHARE,
-) -> np.ndarray:
-    """Masks (N, H, W) of a picture that is resized to `picture` (h, w) in a `frame` -> (K, M, M) bool, M `mask_size`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (N, H, W) of a picture that is resized to `picture` (h, w) in a `frame` -> (K, M, M) bool, M `mask_size`,
+    and which of the N they are, (K,).
 
     A cell belongs to a mask that covers at least half of it.
     """
-    cells = mask_size / frame
-    height, width = (max(1, min(mask_size, round(side * cells))) for side in picture)
+    cell_share = mask_size / frame
+    height, width = (max(1, min(mask_size, round(side * cell_share))) for side in picture)
     # Four pixels a cell and side are enough to tell what covers half of it.
     stride = max(1, min(masks.shape[1] // height, masks.shape[2] // width) // 4)
-    kept = []
-    for mask in masks[:, ::stride, ::stride]:
+    kept, indexes = [], []
+    for index, mask in enumerate(masks[:, ::stride, ::stride]):
         share = np.count_nonzero(mask) / mask.size
         if share == 0 or share > max_share:
             continue
@@ -101,7 +105,9 @@ def fit_masks(
         cell_mask[:height, :width] = small >= 128
         if cell_mask.sum() >= min_cells:
             kept.append(cell_mask)
-    return np.stack(kept) if kept else np.zeros((0, mask_size, mask_size), dtype=np.bool_)
+            indexes.append(index)
+    cells = np.stack(kept) if kept else np.zeros((0, mask_size, mask_size), dtype=np.bool_)
+    return cells, np.array(indexes, dtype=np.int64)
 
 
 def jitter_colour(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -118,12 +124,14 @@ def jitter_colour(image: np.ndarray, rng: np.random.Generator, strength: float) 
 def make_example(
     image: np.ndarray,
     masks: np.ndarray,
+    weights: np.ndarray,
     name: str,
     frame: int,
     mask_size: int,
     rng: np.random.Generator,
     how: AugmentSettings,
 ) -> Example:
-    """`augment` as tensors."""
-    picture, cells = augment(image, masks, frame, mask_size, rng, how)
-    return Example(torch.from_numpy(picture).permute(2, 0, 1).contiguous(), torch.from_numpy(cells), name)
+    """`augment` as tensors; `weights` (N,) are the masks'."""
+    picture, cells, kept = augment(image, masks, frame, mask_size, rng, how)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+    return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights[kept].astype(np.float32)), name)

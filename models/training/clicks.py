@@ -62,7 +62,7 @@ def error_points(logits: Tensor, targets: Tensor, frame: int, generator: torch.G
     return points, labels.long()
 
 
-def sample_masks(masks: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Indexes (count,) of masks (N, M, M), with replacement, in proportion to the square root of their areas."""
-    weight = masks.flatten(1).sum(dim=1).float().sqrt()
-    return torch.multinomial(weight, count, replacement=True, generator=generator)
+def sample_masks(masks: Tensor, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indexes (count,) of masks (N, M, M), drawn in proportion to weight (N,) times the root of the area."""
+    chance = weights * masks.flatten(1).sum(dim=1).float().sqrt()
+    return torch.multinomial(chance, count, replacement=True, generator=generator)

@@ -65,7 +65,7 @@ def click_rounds(settings: PromptSettings, generator: torch.Generator) -> list[b
 def train_on_prompts(
     sam: Sam,
     embeddings: Tensor,
-    masks: Sequence[Tensor],
+    labels: Sequence[tuple[Tensor, Tensor]],
     settings: PromptSettings,
     weights: LossWeights,
     step: int,
@@ -76,13 +76,18 @@ def train_on_prompts(
     """Prompts B images and adds `share` times the gradient of each one's mean loss, round by round.
 
     embeddings: (B, C, E, E), a leaf that collects its gradient, so that all rounds share one encoder pass;
-    masks: for each image (N, 4E, 4E) bool. An image without masks is passed over; None if none has any.
+    labels: for each image masks (N, 4E, 4E) bool and their weights (N,). An image without masks is passed over; None if
+    none has any.
     Each round goes backward at once: memory holds one round.
     """
-    chosen = [one[sample_masks(one, settings.num_prompts, generator)] for one in masks if len(one)]
-    if not chosen:
+    drawn = {
+        index: masks[sample_masks(masks, weight, settings.num_prompts, generator)]
+        for index, (masks, weight) in enumerate(labels)
+        if len(masks)
+    }
+    if not drawn:
         return None
-    with_masks = torch.tensor([index for index, one in enumerate(masks) if len(one)], device=embeddings.device)
+    with_masks = torch.tensor(list(drawn), device=embeddings.device)
     num_boxes = round(settings.num_prompts * settings.box_share)
     rounds = click_rounds(settings, generator)
     share = share / (settings.num_prompts * (1 + len(rounds)))
@@ -90,7 +95,7 @@ def train_on_prompts(
     # Tokens are few: the fused kernels' backward pass takes several times as long as plain products of so few rows.
     with sdpa_kernel(SDPBackend.MATH):
         for part, by_box in ((slice(num_boxes, None), False), (slice(num_boxes), True)):
-            targets = torch.stack([one[part] for one in chosen])  # (images, prompts, 4E, 4E)
+            targets = torch.stack([masks[part] for masks in drawn.values()])  # (images, prompts, 4E, 4E)
             if targets.shape[1]:
                 images = with_masks.repeat_interleave(targets.shape[1])
                 group = _Group(sam, embeddings, images, targets.flatten(0, 1), by_box, settings, generator)

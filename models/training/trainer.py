@@ -147,7 +147,7 @@ class Trainer:
             tally = train_on_prompts(
                 sam,
                 leaf,
-                [example.masks.to(sam.device) for example in examples],
+                [(example.masks.to(sam.device), example.weights.to(sam.device)) for example in examples],
                 prompts,
                 settings.loss,
                 step - settings.dense.steps,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.sources.listing_schema import in_batches
 from stages.read_source import open_archive, tar_members
+from stages.retry import retried
 
 NUM_AT_ONCE = 8  # archives whose headers are read at the same time
 
@@ -19,7 +20,7 @@ def list_archives(archives: Sequence[tuple[str, str, str]], suffixes: tuple[str,
     """
 
     def tables(archive: tuple[str, str, str]) -> list[Any]:
-        return list(in_batches(_rows(*archive, suffixes)))
+        return retried(lambda: list(in_batches(_rows(*archive, suffixes))))
 
     with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
         for listed in pool.map(tables, archives):

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pipeline.sources.archives import list_archives
 from pipeline.sources.globs import MAGIC, glob_regex, static_folder
 from pipeline.sources.listing_schema import in_batches
 from stages.read_source import ARCHIVE_SUFFIX, etag, open_filesystem
+from stages.retry import retried
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -58,7 +60,7 @@ def _tables(fs: Any, base: str, infos: Iterator[dict[str, Any]]) -> Iterator[Any
 
 def _info(fs: Any, path: str) -> dict[str, Any] | None:
     try:
-        return dict(fs.info(path))
+        return dict(retried(lambda: fs.info(path)))
     except FileNotFoundError:
         return None
 
@@ -73,9 +75,10 @@ def _below(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
 def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
     """A page of 1,000 keys at a time; the filesystem's own listing would hold every key of the bucket."""
     bucket, key, _ = fs.split_path(root)
+    prefix = f"{key}/" if key else ""
     position: dict[str, str] = {}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", **position)
+        page = retried(partial(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **position))
         for entry in page.get("Contents", []):
             if not entry["Key"].endswith("/"):
                 yield {"name": f"{bucket}/{entry['Key']}", "size": entry["Size"], "ETag": entry["ETag"]}

@@ -63,6 +63,7 @@ def test_a_kill_at_any_step_neither_doubles_nor_drops(
         patch.setattr(Folder, "remove", counted(Folder.remove))
         with pytest.raises(Killed):
             merge_parts(target, [1, 2])
+            target.finish_merge()
     assert sorted(images(target)) == sorted("abcdefghijklmnop")
     target.finish_merge()
     assert sorted(images(target)) == sorted("abcdefghijklmnop")

@@ -19,6 +19,7 @@ from pipeline.choose_thresholds import (
     choose_thresholds,
     try_thresholds,
 )
+from pipeline.calibrate import calibrate
 from pipeline.coco_labels import LabelledImage
 from pipeline.evaluate import EvaluationTally, evaluate, kept_masks
 from pipeline.evaluation_table import calibration_table, choice_table, overlap_table, size_table
@@ -30,12 +31,12 @@ from stages.filter_settings import FilterSettings
 HEIGHT, WIDTH = 100, 120
 
 
-def recipe(**filters: float) -> Recipe:
+def recipe(checkpoint: str = "sam_tiny", **filters: float) -> Recipe:
     return validate_recipe(
         {
             "input": "unused",
             "output": "unused",
-            "model": {"checkpoint": "sam_tiny"},
+            "model": {"checkpoint": checkpoint},
             "generate": {"points_per_side": 6},
             "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3, **filters},
         }
@@ -203,3 +204,14 @@ def test_wrong_labels_are_refused_before_the_model_is_loaded(tmp_path: Path) -> 
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"annotations.json: cannot be read"):
         evaluate(recipe(), str(tmp_path), quiet=True)
+
+
+def test_a_calibrated_model_predicts_what_comes_true(scenes: Path, tmp_path: Path) -> None:
+    calibrated = tmp_path / "calibrated.safetensors"
+    lines = calibrate("sam_tiny", str(scenes), calibrated, quiet=True)
+    assert sorted(lines) == [0, 1, 2, 3]
+    before = evaluate(recipe(), str(scenes), quiet=True)
+    after = evaluate(recipe(checkpoint=str(calibrated)), str(scenes), quiet=True)
+    assert after.box_miou == before.box_miou and after.point_miou_best == before.point_miou_best
+    errors = [one.calibration["all"].error or 0.0 for one in (before, after)]
+    assert errors[1] < min(errors[0], 0.05)

@@ -12,9 +12,10 @@ from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.training.trainer import NonFiniteLossError, Trainer
 from models.weights import load_sam, save_sam
-from pipeline.train_data import ExampleSource, prefetch, read_training_images
+from pipeline.train_data import ExampleSource, prefetch
 from pipeline.train_files import read_metrics
 from pipeline.train_recipe import TrainRecipe
+from pipeline.train_sources import open_training_images
 from pipeline.train_worker import train_on
 
 CPU = torch.device("cpu")
@@ -100,20 +101,20 @@ def test_validation_is_measured_when_due(labelled: Path, tmp_path: Path) -> None
 
 
 def test_every_epoch_shows_every_image_once_and_workers_share_a_step(labelled: Path) -> None:
-    images = read_training_images((str(labelled),))
-    assert len(images) == 3, "an image without masks is left out"
+    images = open_training_images([str(labelled)])
+    assert len(images[0]) == 3, "an image without masks is left out"
     recipe = _recipe(labelled, labelled)
     config = SAM_SIZES["debug"]
     whole = ExampleSource(images, config, recipe.augment, 1, 2)
     names = [example.name for step in range(3) for example in whole(step)]
-    assert sorted(names[:3]) == sorted(names[3:]) == sorted(str(image.path) for image in images)
+    assert sorted(names[:3]) == sorted(names[3:]) == [str(labelled / "images" / f"{index}.png") for index in range(3)]
     parts = [ExampleSource(images, config, recipe.augment, 1, 2, rank, 2)(1) for rank in range(2)]
     for one, other in zip(whole(1), [part[0] for part in parts], strict=True):
         assert one.name == other.name and one.image.equal(other.image) and one.masks.equal(other.masks)
 
 
 def test_a_picture_that_vanished_stops_with_its_name(labelled: Path, tmp_path: Path) -> None:
-    images = read_training_images((str(labelled),))
+    images = open_training_images([str(labelled)])
     (labelled / "images" / "1.png").unlink()
     source = ExampleSource(images, SAM_SIZES["debug"], _recipe(labelled, tmp_path).augment, 1, 3)
     with pytest.raises(ValueError, match=r"1\.png: cannot be read"):

@@ -1,11 +1,21 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.sam import image_encoder
 from models.sam.config import SAM_SIZES
-from models.sam.image_encoder import Attention, ImageEncoderViT, join_windows, relative_positions, split_windows
+from models.sam.image_encoder import (
+    Attention,
+    ImageEncoderViT,
+    join_windows,
+    one_hot_places,
+    relative_positions,
+    split_windows,
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,16 +52,26 @@ def test_attention_follows_its_definition() -> None:
     torch.testing.assert_close(attention(x), attention.proj(expected.reshape(1, 3, 3, 8)), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("limit", [1, 300, 600])
-def test_strips_give_what_the_whole_bias_gives(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    attention = Attention(8, 2, 5)
-    torch.nn.init.normal_(attention.rel_pos_h)
-    torch.nn.init.normal_(attention.rel_pos_w)
-    x = torch.randn(1, 5, 5, 8)
-    whole = attention(x)
-    monkeypatch.setattr(image_encoder, "MAX_BIAS_ENTRIES", limit)
-    torch.testing.assert_close(attention(x), whole, rtol=0, atol=1e-6)
+def test_places_are_one_hot_rows_then_columns() -> None:
+    assert one_hot_places(2, 3)[1, 2].tolist() == [0, 1, 0, 0, 1]
+    assert one_hot_places(2, 3)[0, 0].tolist() == [1, 0, 1, 0, 0]
+
+
+def test_no_matrix_of_all_pairs_is_held() -> None:
+    attention = Attention(8, 2, 48)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, tuple) else (out,):
+                largest = max(largest, one.numel() if isinstance(one, torch.Tensor) else 0)
+            return out
+
+    with Watch(), torch.inference_mode():
+        attention(torch.randn(1, 48, 48, 8))
+    assert largest <= 2 * 48**2 * (4 + 2 * 48)  # keys of both heads with their places; all pairs would be 23 times that
 
 
 def debug_encoder() -> ImageEncoderViT:

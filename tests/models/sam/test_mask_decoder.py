@@ -4,10 +4,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from models.sam import mask_decoder
 from models.sam.config import SAM_SIZES, SamConfig
 from models.sam.mask_decoder import DecodedPrompts
 from models.sam.model import Prompts, Sam
-from models.sam.transformer import Attention
+from models.sam.transformer import Attention, ImageToTokenAttention, TokenToImageAttention
 
 DEBUG = SAM_SIZES["debug"]
 
@@ -67,10 +68,49 @@ def test_no_masks_chosen_is_an_empty_answer(sam: Sam) -> None:
 
 
 def test_prompts_that_are_not_chosen_are_not_upscaled(sam: Sam) -> None:
-    sizes = []
-    sam.mask_decoder.output_upscaling.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    sam.mask_decoder.masks(decode(sam, 6), torch.tensor([4, 4, 1]), torch.tensor([1, 2, 1]))
-    assert sizes == [2]
+    decoded = decode(sam, 6)
+    prompts, slots = torch.tensor([4, 4, 1]), torch.tensor([1, 2, 1])
+    expected = sam.mask_decoder.masks(decoded, prompts, slots)
+    decoded.image_features[[0, 2, 3, 5]] = torch.nan
+    rows = []
+    norm = sam.mask_decoder.output_upscaling[2]
+    norm.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[0] * inputs[0].shape[1]))
+    assert torch.equal(sam.mask_decoder.masks(decoded, prompts, slots), expected)
+    assert sum(rows) == 2 * (4 * 16 + 16 * 16)  # cells twice as fine, then four times
+
+
+@pytest.mark.parametrize("limit", [1, 5 * 32, 16 * 32, 40 * 32, 1 << 20])
+def test_upscaling_in_blocks_equals_the_transposed_convolutions(
+    sam: Sam, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = decode(sam, 3)
+    features = sam.mask_decoder.output_upscaling(decoded.image_features)  # (3, 4, 16, 16)
+    heads = sam.mask_decoder.output_hypernetworks_mlps
+    weights = torch.stack([head(decoded.mask_tokens[:, slot]) for slot, head in enumerate(heads)], dim=1)
+    expected = torch.einsum("bsc,bchw->bshw", weights, features)
+    monkeypatch.setattr(mask_decoder, "BLOCK_ENTRIES", limit)
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(4))
+    masks = sam.mask_decoder.masks(decoded, pairs[:, 0], pairs[:, 1]).unflatten(0, (3, 4))
+    torch.testing.assert_close(masks, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_images", "num_tokens"), [(1, 2), (3, 2), (3, 1)])
+def test_associated_attention_equals_the_plain_one(num_images: int, num_tokens: int) -> None:
+    torch.manual_seed(0)
+    image, placed = torch.randn(2, num_images, 6, 32).unbind(0)
+    tokens, values = torch.randn(2, 3, num_tokens, 32).unbind(0)
+    plain, to_image, to_token = Attention(32, 16, 4), TokenToImageAttention(32, 16, 4), ImageToTokenAttention(32, 16, 4)
+    for module in (to_image, to_token):
+        module.load_state_dict(plain.state_dict())
+        assert module._pays(image, tokens)
+    torch.testing.assert_close(to_image(tokens, placed, image), plain(tokens, placed, image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(to_token(placed, tokens, values), plain(placed, tokens, values), rtol=0, atol=1e-6)
+    expected = image + plain(placed, tokens, values)
+    torch.testing.assert_close(to_token(placed, tokens, values, residual=image), expected, rtol=0, atol=1e-6)
+    # with as many tokens as channels, or in reduced precision, the plain way is taken
+    assert not to_image._pays(image, tokens.repeat(1, 4, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not to_image._pays(image, tokens)
 
 
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 1), (3, 3), (1, 3), (3, 1)])

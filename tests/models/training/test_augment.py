@@ -17,7 +17,7 @@ def _scene(height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 def test_without_jitter_the_picture_fits_the_frame_and_masks_follow() -> None:
     image, masks = _scene()
-    picture, cells = augment(image, masks, 128, 32, np.random.default_rng(0), PLAIN)
+    picture, cells, _ = augment(image, masks, 128, 32, np.random.default_rng(0), PLAIN)
     assert picture.shape == (96, 128, 3)
     expected = np.zeros((1, 32, 32), bool)
     expected[0, 4:12, 4:16] = True
@@ -28,8 +28,8 @@ def test_without_jitter_the_picture_fits_the_frame_and_masks_follow() -> None:
 def test_a_flip_flips_both() -> None:
     image, masks = _scene()
     flipped = PLAIN.model_copy(update={"flip": 1.0})
-    picture, cells = augment(image, masks, 128, 32, np.random.default_rng(0), flipped)
-    plain_picture, plain_cells = augment(image, masks, 128, 32, np.random.default_rng(0), PLAIN)
+    picture, cells, _ = augment(image, masks, 128, 32, np.random.default_rng(0), flipped)
+    plain_picture, plain_cells, _ = augment(image, masks, 128, 32, np.random.default_rng(0), PLAIN)
     assert np.array_equal(picture, plain_picture[:, ::-1])
     assert np.array_equal(cells, plain_cells[:, :, ::-1])
 
@@ -39,7 +39,7 @@ def test_masks_stay_on_the_picture_at_any_scale(scale: float) -> None:
     image, masks = _scene()
     how = PLAIN.model_copy(update={"min_scale": scale, "max_scale": scale})
     for seed in range(20):
-        picture, cells = augment(image, masks, 64, 64, np.random.default_rng(seed), how)
+        picture, cells, _ = augment(image, masks, 64, 64, np.random.default_rng(seed), how)
         assert max(picture.shape[:2]) <= 64
         if len(cells):
             white = np.zeros((64, 64), bool)
@@ -54,14 +54,16 @@ def test_too_large_too_small_and_empty_masks_are_discarded() -> None:
     masks[1, :39, :38] = 1  # 92.6 %
     masks[2, 0, 0] = 1  # one pixel
     masks[3, :20, :20] = 1
-    _, cells = augment(image, masks, 40, 10, np.random.default_rng(0), PLAIN.model_copy(update={"min_mask_cells": 4}))
-    assert len(cells) == 1 and cells[0].sum() == 25
+    _, cells, kept = augment(
+        image, masks, 40, 10, np.random.default_rng(0), PLAIN.model_copy(update={"min_mask_cells": 4})
+    )
+    assert len(cells) == 1 and cells[0].sum() == 25 and kept.tolist() == [3]
 
 
 def test_an_image_of_one_pixel_and_one_without_masks() -> None:
     for side in (1, 30):
         image = np.full((side, side, 3), 9, np.uint8)
-        picture, cells = augment(
+        picture, cells, _ = augment(
             image, np.zeros((0, side, side), np.uint8), 64, 16, np.random.default_rng(0), AugmentSettings()
         )
         assert picture.ndim == 3 and min(picture.shape[:2]) >= 1
@@ -72,7 +74,8 @@ def test_a_cell_belongs_to_the_mask_that_covers_half_of_it() -> None:
     masks = np.zeros((2, 8, 8), np.uint8)
     masks[0, :, :3] = 1  # three quarters of the first cells
     masks[1, :, :1] = 1  # one quarter
-    cells = fit_masks(masks, (8, 8), 8, 2, min_cells=1)
+    cells, kept = fit_masks(masks, (8, 8), 8, 2, min_cells=1)
+    assert kept.tolist() == [0]
     assert len(cells) == 1 and cells[0].tolist() == [[True, False], [True, False]]
 
 
@@ -85,10 +88,24 @@ def test_colour_jitter_changes_colours_within_range_and_only_if_asked() -> None:
 
 def test_examples_are_a_function_of_the_seed() -> None:
     image, masks = _scene()
+    weights = np.array([0.5])
     one, two = (
-        make_example(image, masks, "a", 64, 16, np.random.default_rng([1, 2]), AugmentSettings()) for _ in range(2)
+        make_example(image, masks, weights, "a", 64, 16, np.random.default_rng([1, 2]), AugmentSettings())
+        for _ in range(2)
     )
     assert one.image.equal(two.image) and one.masks.equal(two.masks) and one.name == "a"
+    assert one.weights.tolist() == [0.5]
+
+
+def test_weights_stay_with_their_masks() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    masks = np.zeros((3, 40, 40), np.uint8)
+    masks[0] = 1  # too large
+    masks[1, :20, :20] = 1
+    masks[2, 20:, 20:] = 1
+    example = make_example(image, masks, np.array([1.0, 0.25, 10.0]), "a", 40, 10, np.random.default_rng(0), PLAIN)
+    assert example.masks[:, 0, 0].tolist() == [True, False]
+    assert example.weights.tolist() == [0.25, 10.0]
 
 
 def test_settings_refuse_scales_in_the_wrong_order() -> None:

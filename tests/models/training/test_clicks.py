@@ -73,8 +73,10 @@ def test_a_click_stands_where_the_mask_is_wrong_and_says_the_truth() -> None:
 
 def test_masks_are_drawn_by_the_root_of_their_area() -> None:
     masks = torch.stack([_rectangle(8, 0, 0, 0, 0), _rectangle(8, 0, 0, 2, 2)])
-    drawn = sample_masks(masks, 8000, _generator())
+    drawn = sample_masks(masks, torch.ones(2), 8000, _generator())
     assert abs(float(drawn.float().mean()) - 0.75) < 0.02
+    weighted = sample_masks(masks, torch.tensor([3.0, 1.0]), 8000, _generator())
+    assert abs(float(weighted.float().mean()) - 0.5) < 0.02
 
 
 def test_the_same_seed_draws_the_same() -> None:

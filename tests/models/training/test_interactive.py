@@ -30,7 +30,9 @@ def _run(sam: Sam, settings: PromptSettings, seed: int = 0) -> tuple[torch.Tenso
     sam.zero_grad()
     leaf = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
-    tally = train_on_prompts(sam, leaf, [_masks()], settings, LossWeights(), 0, generator, 1.0, bf16=False)
+    tally = train_on_prompts(
+        sam, leaf, [(_masks(), torch.ones(2))], settings, LossWeights(), 0, generator, 1.0, bf16=False
+    )
     assert leaf.grad is not None
     return leaf.grad, tally
 
@@ -101,7 +103,15 @@ def test_an_image_without_masks_is_passed_over(sam: Sam) -> None:
 
     def train(masks: list[torch.Tensor]) -> object:
         return train_on_prompts(
-            sam, leaf, masks, FIRST, LossWeights(), 0, torch.Generator().manual_seed(0), 1.0, bf16=False
+            sam,
+            leaf,
+            [(one, torch.ones(len(one))) for one in masks],
+            FIRST,
+            LossWeights(),
+            0,
+            torch.Generator().manual_seed(0),
+            1.0,
+            bf16=False,
         )
 
     assert train([empty, empty, empty]) is None and leaf.grad is None

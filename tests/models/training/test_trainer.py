@@ -48,7 +48,8 @@ def _examples(step: int, count: int = 3) -> list[Example]:
             image[:, 4 * y : 4 * y + 20, 4 * x : 4 * x + 16] += torch.randint(
                 60, 190, (3, 1, 1), generator=generator, dtype=torch.uint8
             )
-        found.append(Example(image, masks if index < count - 1 else masks[:0], f"image {index}"))
+        labels = masks if index < count - 1 else masks[:0]
+        found.append(Example(image, labels, torch.ones(len(labels)), f"image {index}"))
     return found
 
 
@@ -170,7 +171,7 @@ def test_four_images_are_learnt_by_heart(overfit_examples: list[Example]) -> Non
         iou_head_hidden_dim=64,
     )
     examples = [
-        Example(one.image, torch.nn.functional.interpolate(one.masks[None].float(), 32)[0] > 0.5, one.name)
+        Example(one.image, torch.nn.functional.interpolate(one.masks[None].float(), 32)[0] > 0.5, one.weights, one.name)
         for one in overfit_examples
     ]
     settings = TrainerSettings(

@@ -1,0 +1,176 @@
+"""A dataset in use: which rows count, and the ways to read them.
+
+from pipeline.dataset import open_dataset
+
+dataset = open_dataset("s3://bucket/dataset").filter("predicted_iou > .92 and area between 1000 and 50000")
+for row in dataset.rows():
+    mask = dataset.mask(row, 0)  # (H, W) uint8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.masks.rle import decode_masks
+from pipeline.queries import matching_masks
+from pipeline.rounds import Round, read_index, round_numbers
+from pipeline.storage import Folder
+from stages.record import SCHEMA, as_lists, conform, set_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import ray.data
+    from torch.utils.data import IterableDataset
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part file of one round."""
+
+    round: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of `rounds`; of an image that stands in several, the newest one's unless `every_round`.
+
+    Only kept masks are given out; with `candidates` the stored rejected ones too. `predicate` is SQL over the columns
+    of a mask and its image (`pipeline.queries.MASKS`); masks that do not match are left out, and images without any.
+    """
+
+    uri: str
+    rounds: tuple[int, ...]
+    every_round: bool = False
+    candidates: bool = False
+    predicate: str | None = None
+
+    def filter(self, predicate: str) -> Dataset:
+        """The masks that match as well, as a dataset of its own. Raises ValueError where it is read, if it is wrong."""
+        both = predicate if self.predicate is None else f"({self.predicate}\n) and ({predicate}\n)"
+        return replace(self, predicate=both)
+
+    def parts(self) -> list[Part]:
+        """The committed part files, round by round."""
+        folder = Folder(self.uri)
+        return [Part(one, part) for one in self.rounds for part in Round(folder, one).parts()]
+
+    def read(self, part: Part) -> pa.Table:
+        """The rows of one part that count, of the record's schema, with the masks that count."""
+        source = Round(Folder(self.uri), part.round)
+        rows = source.read_part(part.number)
+        if not self.every_round and part.round != self.rounds[-1]:
+            rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=self._outdated[part.round])))
+        if self.predicate is None and self.candidates:
+            return rows
+        wanted = None
+        if self.predicate is not None:
+            wanted = matching_masks(rows, self.predicate, self.candidates)
+        rows = _with_masks(rows, wanted, self.candidates)
+        if self.predicate is not None:
+            rows = rows.filter(pc.greater(pc.list_value_length(rows["masks"]), 0))
+        return rows
+
+    @cached_property
+    def _outdated(self) -> dict[int, pa.Array]:
+        """For each round the images that stand in a newer one."""
+        folder, found, ids = Folder(self.uri), {}, pa.array([], pa.string())
+        for number in reversed(self.rounds):
+            found[number] = ids
+            source = Round(folder, number)
+            columns = [source.read_part(part, ["image_id"])["image_id"].combine_chunks() for part in source.parts()]
+            ids = pa.concat_arrays([ids, *columns])
+        return found
+
+    def tables(self) -> Iterator[pa.Table]:
+        """`read` of every part, part by part: memory holds one."""
+        return (table for part in self.parts() if (table := self.read(part)).num_rows)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Image rows as plain values."""
+        for table in self.tables():
+            yield from table.to_pylist()
+
+    def to_arrow(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows in memory, or some of their columns."""
+        names = columns or SCHEMA.names
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        return pa.concat_tables([schema.empty_table(), *(table.select(names) for table in self.tables())])
+
+    def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """All rows in memory as a data frame."""
+        return self.to_arrow(columns).to_pandas()
+
+    def to_torch(self) -> IterableDataset[dict[str, Any]]:
+        """The rows for a DataLoader, whose workers share the parts."""
+        from pipeline.torch_rows import TorchRows
+
+        return TorchRows(self)
+
+    def to_ray(self) -> ray.data.Dataset:
+        """The rows as a Ray Dataset, one task a part; Ray starts if it has not."""
+        import ray.data
+
+        parts = [{"round": part.round, "number": part.number} for part in self.parts()]
+
+        def read(batch: dict[str, np.ndarray]) -> pa.Table:
+            (number,), (one,) = batch["number"].tolist(), batch["round"].tolist()
+            return self.read(Part(one, number))
+
+        return ray.data.from_items(parts).map_batches(read, batch_size=1)
+
+    @staticmethod
+    def mask(row: dict[str, Any], index: int) -> np.ndarray:
+        """Mask `index` of a row, (H, W) uint8 of 0 and 1."""
+        return decode_masks([row["rles"][index]], row["height"], row["width"])[0]
+
+
+def open_dataset(uri: str, round: int | None = None, all_rounds: bool = False, candidates: bool = False) -> Dataset:
+    """The dataset at a path or fsspec URI: of every image its newest published round, or one `round`, or `all_rounds`.
+
+    Parts that are committed count, so a dataset may be read while it is written. Raises ValueError if there is none.
+    """
+    folder = Folder(uri)
+    present = round_numbers(folder)
+    published = [number for number in read_index(folder)["published"] if number in present]
+    if not present:
+        raise ValueError(f"dataset: {uri!r} holds no rounds; give the folder that a run wrote")
+    if round is not None:
+        if round not in present:
+            raise ValueError(f"round: {round} is not in {uri!r}; it holds {', '.join(map(str, present))}")
+        return Dataset(uri, (round,), candidates=candidates)
+    return Dataset(uri, tuple(sorted(published)), every_round=all_rounds, candidates=candidates)
+
+
+def _with_masks(rows: pa.Table, wanted: pa.Array | None, candidates: bool) -> pa.Table:
+    """The rows with those of their masks that are kept (or `candidates`) and whose ids are `wanted` (None for all)."""
+    masks = rows["masks"].combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(masks), 0).to_numpy(zero_copy_only=False)
+    flat = masks.flatten()
+    passing = np.ones(len(flat), bool) if candidates else pc.struct_field(flat, "keep").to_numpy(zero_copy_only=False)
+    if wanted is not None:
+        ids = pc.struct_field(flat, "mask_id")
+        passing = passing & pc.is_in(ids, value_set=wanted).to_numpy(zero_copy_only=False)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    counts = np.bincount(owner[passing], minlength=len(rows)).tolist()
+    chosen = pa.array(passing)
+    columns = {"masks": as_lists(_without_lost_parents(flat.filter(chosen)), counts)}
+    for name in ("rles", "raw_rles"):
+        columns[name] = as_lists(rows[name].combine_chunks().flatten().filter(chosen), counts)
+    return conform(set_columns(rows, columns))
+
+
+def _without_lost_parents(masks: pa.StructArray) -> pa.StructArray:
+    """A parent that is not among the masks becomes null."""
+    fields = {field.name: masks.field(index) for index, field in enumerate(masks.type)}
+    parent = fields["parent_id"]
+    there = pc.is_in(parent, value_set=fields["mask_id"])
+    fields["parent_id"] = pc.if_else(there, parent, pa.scalar(None, parent.type))
+    return pa.StructArray.from_arrays(list(fields.values()), fields=list(masks.type))
