@@ -1,7 +1,7 @@
 """Bring a model's predicted IoU onto the true one's scale, without changing any mask.
 
 A line through (predicted, true) pairs, as in Platt's scaling of a classifier's score (Platt 1999) with a line in the
-place of the sigmoid: both are IoUs. It goes into the last layer of the IoU head, so that nothing is needed at inference.
+place of the sigmoid: both are IoUs. It goes into the last layer of the IoU head, so inference needs nothing more.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ from models.evaluation.overlap import Overlap
 from models.evaluation.prompts import PromptScores
 from models.generator.candidates import Candidates
 from models.masks.rle import areas, bounding_boxes, encode_masks
+from pipeline.calibrate import calibrate
 from pipeline.choose_thresholds import (
     PREDICTED_IOU_GRID,
     STABILITY_GRID,
@@ -19,7 +20,6 @@ from pipeline.choose_thresholds import (
     choose_thresholds,
     try_thresholds,
 )
-from pipeline.calibrate import calibrate
 from pipeline.coco_labels import LabelledImage
 from pipeline.evaluate import EvaluationTally, evaluate, kept_masks
 from pipeline.evaluation_table import calibration_table, choice_table, overlap_table, size_table
