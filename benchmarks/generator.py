@@ -93,9 +93,8 @@ def main() -> None:
         for worker in workers.values():
             worker.process.stdin.close()
             worker.process.wait()
-    print(
-        f"thresholds: predicted IoU > {arguments.pred_iou_thresh:.4g}, stability ≥ {arguments.stability_score_thresh:.4g}"
-    )
+    thresholds = arguments.pred_iou_thresh, arguments.stability_score_thresh
+    print("thresholds: predicted IoU > {:.4g}, stability ≥ {:.4g}".format(*thresholds))
     sys.exit(1 if disagree else 0)
 
 
@@ -103,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--peer-python", type=Path, help="the interpreter of an environment with segment-anything; without it, no peer")
-    add("--transformers", action="store_true", help="the pipeline of `transformers` as well, from this environment")
+    add("--transformers", action="store_true", help="the pipeline of `transformers` as well")
     add("--images", type=Path, nargs="+", required=True)
     add("--size", help="WIDTHxHEIGHT to enlarge the images to, such as 6000x4000")
     add("--checkpoint", default="sam_tiny", help="a model's name, a file, or random:vit_b (default: %(default)s)")
@@ -168,9 +167,9 @@ def _workers(arguments: argparse.Namespace, folder: Path, checkpoint: str) -> di
     if arguments.peer_python:
         convert(checkpoint, folder / "weights.pth")
         workers["segment-anything"] = Worker(arguments.peer_python, "worker_official", job)
-    if arguments.transformers:
+    if arguments.peer_python and arguments.transformers:
         convert(checkpoint, folder / "hugging_face")
-        workers["transformers"] = Worker(Path(sys.executable), "worker_transformers", job)
+        workers["transformers"] = Worker(arguments.peer_python, "worker_transformers", job)
     for precision in arguments.precisions:
         recipe = _recipe(arguments, checkpoint, precision, store_rejected=False)
         workers[f"ours {precision}"] = Worker(Path(sys.executable), "worker_ours", job | {"recipe": recipe})

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from transformers import MaskGenerationPipeline, SamModel
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers import MaskGenerationPipeline, SamImageProcessor, SamModel
 
 from benchmarks.worker import Generate, Masks, serve
 
@@ -15,13 +14,13 @@ from benchmarks.worker import Generate, Masks, serve
 def load(job: dict[str, Any]) -> Generate:
     size = job["sizes"]["image_size"]
     low = 4 * size // job["sizes"]["patch_size"]
-    processor = SamImageProcessorPil(
+    processor = SamImageProcessor(
         size={"longest_edge": size},
         pad_size={"height": size, "width": size},
         mask_size={"longest_edge": low},
         mask_pad_size={"height": low, "width": low},
     )
-    model = SamModel.from_pretrained(job["folder"]).eval()
+    model = SamModel.from_pretrained(job["folder"], dtype=torch.float32).eval()
     pipeline = MaskGenerationPipeline(model=model, image_processor=processor, device="cpu")
 
     def generate(pixels: np.ndarray) -> Masks:

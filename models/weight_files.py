@@ -4,6 +4,7 @@ The only module of `models` that touches the disk or the network; `models.weight
 """
 
 import difflib
+import gzip
 import hashlib
 import http.client
 import logging
@@ -13,6 +14,8 @@ import shutil
 import urllib.error
 import urllib.request
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 HUB_FILENAME = "model.safetensors"
+OLDER_HUB_FILENAME = "pytorch_model.bin"  # all that some repositories have
 SIZES_PREFIX = "maskfoundry."  # a safetensors metadata key "maskfoundry.sam" holds the sizes of a SAM, and so on
 FETCH_TIMEOUT = 30.0  # seconds without a byte
 
@@ -154,22 +158,68 @@ def _fetch(weights: PublishedWeights) -> Path:
 
 
 def _fetch_from_hub(checkpoint: str) -> Path:
+    try:
+        return _fetch_hub_file(checkpoint, HUB_FILENAME)
+    except FileNotFoundError as error:
+        try:
+            return _fetch_hub_file(checkpoint, OLDER_HUB_FILENAME)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{checkpoint}: this repository has neither {HUB_FILENAME} nor {OLDER_HUB_FILENAME}"
+            ) from error
+
+
+def _fetch_hub_file(checkpoint: str, filename: str) -> Path:
+    """Raises FileNotFoundError if the repository is there, but not the file; else CheckpointError."""
     # Imported here: it takes a noticeable time, and most checkpoints do not come from the Hub.
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repo, _, revision = checkpoint.removeprefix("hf://").partition("@")
     try:
-        return Path(hf_hub_download(repo, HUB_FILENAME, revision=revision or None))
-    except (OSError, ValueError) as error:
+        return Path(hf_hub_download(repo, filename, revision=revision or None))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise FileNotFoundError(filename) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"{checkpoint}: cannot fetch {HUB_FILENAME} of {repo!r} from the Hugging Face Hub ({reason}); "
+            f"{checkpoint}: cannot fetch {filename} of {repo!r} from the Hugging Face Hub ({reason}); "
             "without a network, copy that file to this machine and give its path"
         ) from error
 
 
+def read_companion(checkpoint: str, filename: str) -> str | None:
+    """The text of a further file of a checkpoint: beside its weights, in its folder or in its repository on the Hub.
+
+    None if there is no such file. Raises CheckpointError if it cannot be fetched or read.
+    """
+    if checkpoint.startswith("hf://"):
+        try:
+            return read_text(_fetch_hub_file(checkpoint, filename))
+        except FileNotFoundError:
+            return None
+    folder = Path(checkpoint).expanduser()
+    path = (folder if folder.is_dir() else _locate(checkpoint).parent) / filename
+    return read_text(path) if path.is_file() else None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text, gzipped if the ending is .gz. Raises CheckpointError."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as text ({error})") from error
+
+
 def read_weights(path: Path) -> StoredWeights:
     """Reads a .safetensors file, or a pickle of plain tensors (any other ending). Raises CheckpointError."""
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: refused, as a TorchScript archive is a program and not only weights; if you trust it, convert "
+            f'it once: python -c "import torch; '
+            f"torch.save(torch.jit.load('{path}', 'cpu').state_dict(), '{path.stem}-weights.pt')\""
+        )
     try:
         if path.suffix == ".safetensors":
             return StoredWeights(path, safetensors.torch.load_file(path), _metadata(path), _sha256(path))
@@ -186,6 +236,23 @@ def read_weights(path: Path) -> StoredWeights:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected names and tensors, as a state_dict has, and nothing else")
     return StoredWeights(path, dict(state), {}, _sha256(path))
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read_metadata(checkpoint: str) -> dict[str, str]:
+    """The metadata of a checkpoint without its tensors; none for what is no .safetensors. Raises CheckpointError."""
+    path = _locate(checkpoint)
+    try:
+        return _metadata(path) if path.suffix == ".safetensors" else {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
 def stored_sizes(stored: StoredWeights, family: str) -> str | None:

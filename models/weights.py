@@ -16,6 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.clip.build import build_clip
+from models.clip.checkpoints import infer_config as infer_clip_config
+from models.clip.checkpoints import is_hugging_face as is_hugging_face_clip
+from models.clip.checkpoints import official_layout
+from models.clip.checkpoints import resize_positions as resize_clip_positions
+from models.clip.config import ClipConfig
+from models.clip.model import Clip
+from models.clip.tokenizer import ClipTokenizer
 from models.sam.build import build_sam
 from models.sam.checkpoints import (
     from_hugging_face,
@@ -36,6 +44,9 @@ from models.weight_files import (
     available_models,
     first_few,
     read_checkpoint,
+    read_companion,
+    read_metadata,
+    read_text,
     stored_sizes,
     write_pickle,
     write_safetensors,
@@ -48,11 +59,19 @@ __all__ = [
     "VerifiedCheckpoint",
     "available_models",
     "convert",
+    "load_clip",
+    "load_clip_tokenizer",
     "load_sam",
     "load_strictly",
+    "save_clip",
     "save_sam",
     "verify_checkpoint",
 ]
+
+
+# The metadata key of a checkpoint's own vocabulary, in OpenAI's form.
+MERGES_NOTE = "bpe_merges"
+OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,69 @@ def save_sam(
     state = weights.state_dict() if isinstance(weights, Sam) else weights
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}sam": config.to_json()})
+
+
+def load_clip(checkpoint: str, image_size: int | None = None) -> tuple[Clip, str]:
+    """A CLIP ready for inference (eval mode, fp32, no gradients, on the CPU) and the sha256 of its file.
+
+    `image_size` in pixels, a multiple of the patch size, interpolates the position table to another input size.
+    Raises CheckpointError.
+    """
+    stored = read_checkpoint(checkpoint)
+    sizes = stored_sizes(stored, "clip")
+    with _blaming(stored.path):
+        state = official_layout(stored.state)
+        if sizes is None:
+            is_theirs = is_hugging_face_clip(stored.state)
+            config = infer_clip_config(state, read_companion(checkpoint, "config.json") if is_theirs else None)
+        else:
+            config = ClipConfig.from_json(sizes)
+        resized = config if image_size is None else dataclasses.replace(config, image_size=image_size)
+    model = _clip_from(state, config, stored.path)
+    if resized != config:
+        model = _clip_from(resize_clip_positions(state, resized), resized, stored.path)
+    return model, stored.sha256
+
+
+def load_clip_tokenizer(checkpoint: str, config: ClipConfig, vocabulary: str | None = None) -> ClipTokenizer:
+    """The tokenizer for a checkpoint with these sizes.
+
+    `vocabulary` is a file in OpenAI's form (.txt or .txt.gz) or a folder with vocab.json and merges.txt. Without it,
+    the checkpoint's own is taken: what `save_clip` stored with it, else such files beside it.
+    Raises CheckpointError, also if the vocabulary is not as large as the model's.
+    """
+    source = vocabulary or checkpoint
+    with _blaming(source):
+        tokenizer = _tokenizer_of(source, config.context_length)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{source}: no vocabulary is stored with it; give a {OPENAI_VOCABULARY}, or a folder with vocab.json and "
+            "merges.txt, or put these files beside it"
+        )
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{source}: its vocabulary has {tokenizer.vocab_size} tokens, the model's {config.vocab_size}; "
+            "use the one that the model was trained with"
+        )
+    return tokenizer
+
+
+def save_clip(
+    path: Path,
+    weights: Clip | Mapping[str, Tensor],
+    config: ClipConfig,
+    dtype: torch.dtype,
+    merges: str | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Writes official-layout weights as safetensors with their sizes, floating-point values as `dtype`.
+
+    `merges` is the vocabulary in OpenAI's form, if it is the checkpoint's own; `notes` is further metadata.
+    """
+    state = weights.state_dict() if isinstance(weights, Clip) else weights
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    own = {} if merges is None else {MERGES_NOTE: merges}
+    write_safetensors(path, state, {**(notes or {}), **own, f"{SIZES_PREFIX}clip": config.to_json()})
 
 
 def convert(source: str, destination: Path) -> None:
@@ -146,7 +228,7 @@ def _read_sam(checkpoint: str) -> tuple[StoredWeights, dict[str, Tensor], SamCon
 
 
 @contextmanager
-def _blaming(source: Path) -> Iterator[None]:
+def _blaming(source: object) -> Iterator[None]:
     """Turns a ValueError of the pure functions into a CheckpointError that names the file."""
     try:
         yield
@@ -159,6 +241,29 @@ def _sam_from(state: Mapping[str, Tensor], config: SamConfig, source: Path) -> S
         model = build_sam(config)
     load_strictly(model, state, source)
     return model.eval().requires_grad_(False)
+
+
+def _clip_from(state: Mapping[str, Tensor], config: ClipConfig, source: Path) -> Clip:
+    with torch.device("meta"):
+        model = build_clip(config)
+    load_strictly(model, state, source)
+    return model.eval().requires_grad_(False)
+
+
+def _tokenizer_of(source: str, context_length: int) -> ClipTokenizer | None:
+    """The tokenizer of a vocabulary file, a folder or a checkpoint; None if there is no vocabulary."""
+    path = Path(source).expanduser()
+    if path.suffix in (".txt", ".gz"):
+        return ClipTokenizer.from_merges(read_text(path), context_length)
+    if not path.is_dir() and not source.startswith("hf://"):
+        merges = read_metadata(source).get(MERGES_NOTE)
+        if merges is not None:
+            return ClipTokenizer.from_merges(merges, context_length)
+    vocab, merges = read_companion(source, "vocab.json"), read_companion(source, "merges.txt")
+    if vocab is not None and merges is not None:
+        return ClipTokenizer.from_vocab(vocab, merges, context_length)
+    merges = read_companion(source, OPENAI_VOCABULARY)
+    return None if merges is None else ClipTokenizer.from_merges(merges, context_length)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:

@@ -71,8 +71,9 @@ def plan_chunks(
 ) -> Plan:
     """What is left to do: a hash join of the listing and what is committed.
 
-    New images form new chunks behind the last part. An image that changed (its `source_etag` is known and differs) or,
-    with `retry_failed`, failed is redone within the part that holds it, so that each image always stands in one part.
+    New images form new chunks behind the last part. An image that changed (its `source_etag` is known and differs, or
+    its prompts do) or, with `retry_failed`, failed is redone within the part that holds it, so that each image always
+    stands in one part.
     """
     last_part = pc.max(committed["part"]).as_py()
     first_new_part = part_after(-1 if last_part is None else last_part, shard)
@@ -83,6 +84,8 @@ def plan_chunks(
     where = pc.index_in(listing["image_id"], value_set=committed["image_id"].combine_chunks()).combine_chunks()
     is_new = pc.is_null(where)
     redo = pc.fill_null(pc.not_equal(listing["source_etag"], committed["source_etag"].take(where)), False)
+    prompts = [pc.fill_null(one, "") for one in (listing["prompts_hash"], committed["prompts_hash"].take(where))]
+    redo = pc.or_(redo, pc.and_(pc.invert(is_new), pc.not_equal(*prompts)))
     if retry_failed:
         redo = pc.or_(redo, pc.fill_null(pc.equal(committed["status"].take(where), "failed"), False))
     again = _with_parts(listing.filter(redo), committed["part"].take(where.filter(redo.combine_chunks())))

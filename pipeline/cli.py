@@ -301,6 +301,61 @@ def query_command(
         print(f"{answer.num_rows:,} rows → {output}")
 
 
+@app.command("export")
+def export_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
+    layout: Annotated[str, typer.Option(help="sa1b, coco or webdataset.")] = "coco",
+    pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
+    where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset in another tool's layout."""
+    from typing import get_args
+
+    from pipeline.dataset import open_dataset
+    from pipeline.export.write import Layout, export
+
+    known: tuple[Layout, ...] = get_args(Layout)
+    chosen = next((one for one in known if one == layout), None)
+    if chosen is None:
+        raise ValueError(f"--layout: {layout!r} is none of {', '.join(known)}")
+    found = open_dataset(dataset)
+    summary = export(found if where is None else found.filter(where), output, chosen, pictures, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
+    if summary.missing:
+        print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
+
+
+@app.command("import")
+def import_command(
+    labels: Annotated[str, typer.Argument(help="A COCO or LVIS JSON, or a folder of SA-1B's JSON files.")],
+    output: Annotated[str, typer.Argument(help="The dataset to write, on disk or in a bucket.")],
+    images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
+    source: Annotated[str, typer.Option(help="Who made the masks: human, or imported from a machine.")] = "human",
+    as_json: AsJson = False,
+) -> None:
+    """Read other tools' masks into a dataset."""
+    from typing import get_args
+
+    from pipeline.import_labels import Source, import_labels
+
+    known: tuple[Source, ...] = get_args(Source)
+    chosen = next((one for one in known if one == source), None)
+    if chosen is None:
+        raise ValueError(f"--source: {source!r} is none of {', '.join(known)}")
+    summary = import_labels(labels, output, images, chosen, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        print(f"{summary.masks:,} masks of {summary.images:,} images ({summary.failed:,} failed) → {summary.output}")
+    if summary.images and summary.failed == summary.images:
+        raise typer.Exit(1)
+
+
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 

@@ -75,7 +75,7 @@ def read_labels(data: str, images: str | None = None, limit: int | None = None) 
     source = Path(data).expanduser()
     if source.is_dir():
         source = source / ANNOTATIONS
-    coco = _read_json(source)
+    coco = read_coco(source)
     records = {_field(one, "id", "image", source): one for one in coco["images"]}
     if num_twins := len(coco["images"]) - len(records):
         raise ValueError(f"{source}: {num_twins} images share their id with another; give each its own")
@@ -115,7 +115,8 @@ def read_pixels(image: LabelledImage, settings: DecodeSettings) -> np.ndarray:
     return pixels
 
 
-def _read_json(source: Path) -> Record:
+def read_coco(source: Path) -> Record:
+    """A COCO file's content, its images and annotations lists of records. Raises ValueError if it is none."""
     try:
         coco = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

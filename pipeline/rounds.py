@@ -2,6 +2,7 @@
 
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -9,10 +10,17 @@ import pyarrow.parquet as pq
 
 from pipeline.shards import Shard, part_after
 from pipeline.storage import Folder, to_json
-from stages.record import SCHEMA
+from stages.record import SCHEMA, conform
 
 INDEX = "_dataset.json"
 FORMAT_VERSION = 1
+READS_AT_ONCE = 16
+COMMITTED = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in ("image_id", "source_etag", "prompts_hash", "status")),
+        ("part", pa.int32()),
+    ]
+)
 
 
 class Round:
@@ -125,7 +133,7 @@ class Round:
                 return file.read(columns)
 
         table = self.folder.ask(read)
-        return table if columns is not None else table.cast(SCHEMA)
+        return table if columns is not None else conform(table)
 
     def write_part(self, part: int, rows: pa.Table) -> None:
         """Commit `rows` as one part, in place of what it held."""
@@ -135,13 +143,18 @@ class Round:
         self.folder.write(self._part(part), buffer.getvalue())
 
     def committed(self) -> pa.Table:
-        """(image_id, source_etag, status, part) of every committed image."""
-        tables = []
-        for part in self.parts():
-            rows = self.read_part(part, ["image_id", "source_etag", "status"])
-            tables.append(rows.append_column("part", pa.array([part] * rows.num_rows, pa.int32())))
-        schema = pa.schema([*(SCHEMA.field(n) for n in ("image_id", "source_etag", "status")), ("part", pa.int32())])
-        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+        """(image_id, source_etag, prompts_hash, status, part) of every committed image."""
+        names = [field.name for field in COMMITTED][:-1]
+
+        def read(part: int) -> pa.Table:
+            rows = self.read_part(part, names)
+            columns = [rows[name] if name in rows.column_names else pa.nulls(rows.num_rows) for name in names]
+            return pa.table([*columns, pa.array([part] * rows.num_rows, pa.int32())], names=COMMITTED.names)
+
+        # a store's answers take their time; on disk more than one reader only waits for the interpreter
+        with ThreadPoolExecutor(1 if self.folder.is_local else READS_AT_ONCE) as pool:
+            tables = list(pool.map(read, self.parts()))
+        return pa.concat_tables([COMMITTED.empty_table(), *(table.cast(COMMITTED) for table in tables)])
 
     def _present(self) -> list[int]:
         names = self.folder.names(self.name, "part-", ".parquet")

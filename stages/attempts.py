@@ -1,7 +1,6 @@
 """A record of attempts that outlives a worker, so that an image that kills its worker is not tried for ever."""
 
-import os
-import threading
+import faulthandler
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,15 +41,13 @@ class AttemptCounts:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """End this process if the block takes longer: a hang inside native code can be ended in no other way, and becomes
-    a death that `Attempts` counts."""
+    """End this process if the block takes longer: a hang inside native code, which may hold the interpreter's lock, can
+    be ended in no other way, and becomes a death that `Attempts` counts. One block of a process at a time."""
     if seconds is None:
         yield
         return
-    timer = threading.Timer(seconds, os._exit, [70])
-    timer.daemon = True
-    timer.start()
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)  # from a thread that needs no lock
     try:
         yield
     finally:
-        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()

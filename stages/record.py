@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("uri", pa.string()),
         ("source_etag", pa.string()),
+        ("prompts_hash", pa.string()),  # of a manifest's boxes and points; null where the grid was used
         ("content_sha256", pa.string()),
         ("phash", pa.string()),
         ("width", pa.int32()),

@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,10 +74,10 @@ def ray_session(s3_server: Path) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Five small pictures of coloured shapes, one of them in a subfolder."""
-    folder = tmp_path / "photos"
+@pytest.fixture(scope="session")
+def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small pictures of coloured shapes, one of them in a subfolder; for tests that only read them."""
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
     (folder / "more").mkdir(parents=True)
     for index in range(5):
         rng = np.random.default_rng(index)
@@ -87,3 +88,9 @@ def photos(tmp_path: Path) -> Path:
         name = f"more/{index}.png" if index == 4 else f"{index}.png"
         Image.fromarray(noisy).save(folder / name)
     return folder
+
+
+@pytest.fixture
+def photos(drawn_photos: Path, tmp_path: Path) -> Path:
+    """A copy of them, modification times included, to change at will."""
+    return Path(shutil.copytree(drawn_photos, tmp_path / "photos"))

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.generator.upsample import Axis
+
 # Interpolation weights are rounded, and an input position may be off by a rounding too. Both move a value by far less
 # than this share of the mask's greatest one.
 SLACK = 1e-3
@@ -54,6 +56,16 @@ class StabilityBound:
     input: tuple[Windows, Windows]
     image_size: int
     valid: tuple[int, int]
+
+    @classmethod
+    def of(cls, rows: Axis, columns: Axis, image_size: int, valid: tuple[int, int]) -> "StabilityBound":
+        """Of the masks that `rows` and `columns` upsample."""
+        return cls(
+            low=(Windows.of(rows.first, rows.last), Windows.of(columns.first, columns.last)),
+            input=(Windows.between(valid[0], len(rows.first)), Windows.between(valid[1], len(columns.first))),
+            image_size=image_size,
+            valid=valid,
+        )
 
     def may_reach(self, logits: Tensor, mask_threshold: float, offset: float, min_stability: float) -> np.ndarray:
         """Which of K masks, logits (K, low, low) float32 on the CPU, may score `min_stability` or more; bool (K,)."""

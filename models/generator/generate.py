@@ -7,20 +7,30 @@ The procedure of segment-anything's `SamAutomaticMaskGenerator` up to its filter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import compress, islice
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from models.generator.bounds import StabilityBound, Windows
+from models.generator.blocks import prompts_per_block
+from models.generator.bounds import StabilityBound
 from models.generator.candidates import Candidates
+from models.generator.dense_scan import DenseScan
 from models.generator.grid import Crop, crop_boxes, point_grid, points_per_crop
 from models.generator.image_prompts import ImagePrompts
+from models.generator.precision import autocast
 from models.generator.settings import GenerateSettings
+from models.generator.strip_scan import StripScan
 from models.generator.upsample import Axis, Upsampler
-from models.masks.rle import areas_of_counts, boxes_of_counts, compress_counts, counts_from_transitions
+from models.masks.rle import (
+    areas_of_counts,
+    boxes_of_counts,
+    compress_counts,
+    counts_from_transitions,
+    join_transitions,
+)
 from models.sam.mask_decoder import DecodedPrompts
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
@@ -55,7 +65,7 @@ class _Found:
     point: list[tuple[float, float]] = field(default_factory=list)
     crop: list[Crop] = field(default_factory=list)
     mask_index: list[int] = field(default_factory=list)
-    counts: list[np.ndarray] = field(default_factory=list)
+    outlines: list[np.ndarray] = field(default_factory=list)
 
 
 class MaskGenerator:
@@ -110,17 +120,23 @@ class MaskGenerator:
         jobs = self._crop_jobs(images, prompts)
         while batch := list(islice(jobs, self.crops_per_batch)):
             with self._precision():
-                pixels = torch.cat([self.sam.preprocess(job.pixels[None].to(self.sam.device)) for job in batch])
+                pixels = torch.cat([self.sam.preprocess(self._upload(job.pixels)[None]) for job in batch])
                 embeddings = self.sam.encode_images(pixels)
             for job, embedding in zip(batch, embeddings, strict=True):
                 index = job.image_index
                 questions = self._questions(job, prompts[index])
                 self._prompt_crop(job, embedding[None], images[index].shape[0], questions, found[index])
+        if self.sam.device.type == "cuda":
+            torch.cuda.synchronize(self.sam.device)  # outlines are copied without waiting
         return [_assemble(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
 
+    def _upload(self, pixels: Tensor) -> Tensor:
+        if self.sam.device.type == "cuda":
+            return pixels.contiguous().pin_memory().to(self.sam.device, non_blocking=True)
+        return pixels
+
     def _precision(self) -> torch.autocast:
-        enabled = self.settings.precision == "bf16"
-        return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return autocast(self.settings.precision, self.sam.device)
 
     def _crop_jobs(self, images: Sequence[np.ndarray], prompts: Sequence[ImagePrompts | None]) -> Iterator[_CropJob]:
         settings = self.settings
@@ -151,24 +167,26 @@ class MaskGenerator:
         self, job: _CropJob, embedding: Tensor, image_height: int, questions: list[_Questions], found: _Found
     ) -> None:
         x0, y0, x1, y1 = job.crop.box
-        crop_height, crop_width = y1 - y0, x1 - x0
+        height, width = job.pixels.shape[1:]
+        scale = np.array([width / (x1 - x0), height / (y1 - y0)])
+        scanner = self._scanner(job, image_height)
+        num_prompts = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch)
+        for asked in questions:
+            for start in range(0, len(asked.where), num_prompts):
+                where = asked.where[start : start + num_prompts]
+                block = replace(asked, where=where, first_number=asked.first_number + start * len(asked.slots))
+                self._ask(block, job.crop, scale, embedding, scanner, found)
+
+    def _scanner(self, job: _CropJob, image_height: int) -> StripScan | DenseScan:
+        x0, y0, x1, y1 = job.crop.box
         height, width = job.pixels.shape[1:]
         low_size, input_size = self.sam.config.embedding_size * 4, self.sam.config.image_size
-        rows = _axis(low_size, input_size, height, crop_height)
-        columns = _axis(low_size, input_size, width, crop_width)
+        rows = _axis(low_size, input_size, height, y1 - y0)
+        columns = _axis(low_size, input_size, width, x1 - x0)
         upsampler = Upsampler(rows, columns, x0, y0, image_height)
-        bound = StabilityBound(
-            low=(Windows.of(rows.first, rows.last), Windows.of(columns.first, columns.last)),
-            input=(Windows.between(height, crop_height), Windows.between(width, crop_width)),
-            image_size=input_size,
-            valid=(height, width),
-        )
-        scale = np.array([width / crop_width, height / crop_height])
-        for asked in questions:
-            for start in range(0, len(asked.where), self.points_per_batch):
-                where = asked.where[start : start + self.points_per_batch]
-                block = replace(asked, where=where, first_number=asked.first_number + start * len(asked.slots))
-                self._ask(block, job.crop, scale, embedding, upsampler, bound, found)
+        if self.sam.device.type == "cpu":
+            return StripScan(upsampler, StabilityBound.of(rows, columns, input_size, (height, width)))
+        return DenseScan(upsampler, self.sam.device)
 
     def _ask(
         self,
@@ -176,8 +194,7 @@ class MaskGenerator:
         crop: Crop,
         scale: np.ndarray,
         embedding: Tensor,
-        upsampler: Upsampler,
-        bound: StabilityBound,
+        scanner: StripScan | DenseScan,
         found: _Found,
     ) -> None:
         """One block of prompts; `scale` (2,) takes the crop's pixels to those of the model's input."""
@@ -189,23 +206,20 @@ class MaskGenerator:
             prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
             if len(prompt_index) == 0:
                 return
-            logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + slots.start).float().cpu()
+            logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + slots.start).float()
         scores = predicted_iou[prompt_index, output].tolist()
         points = corners.mean(1) + crop.box[:2]
-        stable = self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
-        may_pass = bound.may_reach(logits, *stable)
-        answers = zip(logits, prompt_index.tolist(), output.tolist(), scores, strict=True)
-        for one, prompt, index, score in compress(answers, may_pass):
-            stability, outline = upsampler.scan(one, *stable)
-            if outline is None:
-                continue
+        where, outputs = prompt_index.tolist(), output.tolist()
+        thresholds = self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
+        for one, stability, outline in scanner.scan(logits, *thresholds):
+            prompt, index = where[one], outputs[one]
             found.number.append(asked.first_number + prompt * len(slots) + index)
-            found.predicted_iou.append(score)
+            found.predicted_iou.append(scores[one])
             found.stability_score.append(stability)
             found.point.append((float(points[prompt, 0]), float(points[prompt, 1])))
             found.crop.append(crop)
             found.mask_index.append(slots[index] - 1)
-            found.counts.append(outline)
+            found.outlines.append(outline)
 
     def _decode(self, where: np.ndarray, embedding: Tensor) -> DecodedPrompts:
         """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input."""
@@ -235,7 +249,8 @@ def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _assemble(found: _Found, height: int, width: int) -> Candidates:
-    counts = [counts_from_transitions(outline, height * width) for outline in found.counts]
+    outlines = [join_transitions([outline]) for outline in found.outlines]
+    counts = [counts_from_transitions(outline, height * width) for outline in outlines]
     lengths = np.array([len(one) for one in counts], np.int64)
     runs = np.concatenate([np.zeros(0, np.int64), *counts])
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (crop.box for crop in found.crop)]

@@ -1,8 +1,10 @@
 """What decides which candidates exist and how they score."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from models.generator.precision import Precision
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -27,7 +29,7 @@ class GenerateSettings(BaseModel):
     crop_overlap_ratio: Annotated[float, Field(ge=0, lt=1)] = 512 / 1500
     crop_n_points_downscale_factor: Annotated[int, Field(ge=1)] = 1
     stability_score_offset: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     store_rejected: bool = True
     store_floor: StoreFloor = StoreFloor()
 

@@ -18,6 +18,7 @@ LISTING = pa.schema(
         ("size", pa.int64()),  # of that member
         ("boxes", NUMBERS),  # prompts instead of the grid: x0, y0, x1, y1
         ("points", NUMBERS),  # x, y
+        ("prompts_hash", pa.string()),  # null with the grid
         ("extra", SCHEMA.field("extra").type),
     ]
 )

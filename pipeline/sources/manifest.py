@@ -1,6 +1,7 @@
 """A manifest: a Parquet or CSV table with a `uri` column, one row an image."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -69,6 +70,7 @@ def _listing(table: pa.Table, base: str, source: str, first_row: int) -> pa.Tabl
     for name, width in PROMPT_WIDTHS.items():
         if name in table.column_names:
             columns[name] = _prompts(table[name], name, width, source)
+    columns["prompts_hash"] = _hashes(columns.get("boxes"), columns.get("points"), table.num_rows)
     extra = table.drop_columns([name for name in ("uri", "source_etag", *PROMPT_WIDTHS) if name in table.column_names])
     if extra.num_columns:
         columns["extra"] = _extra(extra, source)
@@ -107,6 +109,17 @@ def _prompts(column: pa.ChunkedArray, name: str, width: int, source: str) -> pa.
     if lengths not in ([], [width]):
         raise ValueError(f"input: {source!r} column {name}: {lengths} numbers in one, give each {width}")
     return values
+
+
+def _hashes(boxes: pa.Array | None, points: pa.Array | None, num_rows: int) -> pa.Array | None:
+    """By which a later run sees that an image's prompts have changed; null where it has none."""
+    if boxes is None and points is None:
+        return None
+    both = ([None] * num_rows if one is None else one.to_pylist() for one in (boxes, points))
+    texts = [None if row == (None, None) else json.dumps(row) for row in zip(*both, strict=True)]
+    return pa.array(
+        [text and hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], pa.string()
+    )
 
 
 def _extra(table: pa.Table, source: str) -> pa.MapArray:

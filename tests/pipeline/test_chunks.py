@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.chunks import plan_chunks
+from pipeline.rounds import COMMITTED
 from pipeline.sources.listing_schema import listing_table
 
 
@@ -20,10 +21,8 @@ def listing(*images: tuple[str, str]) -> pa.Table:
 
 
 def committed(*rows: tuple[str, str, str, int]) -> pa.Table:
-    schema = pa.schema(
-        [("image_id", pa.string()), ("source_etag", pa.string()), ("status", pa.string()), ("part", pa.int32())]
-    )
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
+    names = ("image_id", "source_etag", "status", "part")
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=COMMITTED)
 
 
 def planned(*args, **kwargs) -> list[tuple[int, list[str], bool]]:
@@ -63,6 +62,15 @@ def test_an_unknown_tag_counts_as_unchanged() -> None:
     assert planned(images, done, 64, False) == [(0, ["b"], True)]
 
 
+def test_changed_prompts_count_as_a_change() -> None:
+    images = listing(("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"))
+    done = committed(("a", "1", "ok", 0), ("b", "1", "ok", 0), ("c", "1", "ok", 1))
+    column = images.column_names.index("prompts_hash")
+    images = images.set_column(column, "prompts_hash", pa.array(["x", "y", None, "z"], pa.string()))
+    done = done.set_column(2, "prompts_hash", pa.array(["x", None, "y"], pa.string()))
+    assert planned(images, done, 64, False) == [(0, ["b"], True), (1, ["c"], True), (2, ["d"], False)]
+
+
 def test_groups_hold_whole_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.chunks.MIN_IMAGES_PER_GRAPH", 4)
     monkeypatch.setattr("pipeline.chunks.IMAGES_PER_ACTOR", 3)
@@ -89,7 +97,7 @@ from pipeline.chunks import plan_chunks
 from pipeline.listing import list_images
 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
 listing = list_images(sys.argv[1])
-done = listing.slice(0, 500_000).select(["image_id", "source_etag"])
+done = listing.slice(0, 500_000).select(["image_id", "source_etag", "prompts_hash"])
 done = done.append_column("status", pa.array(["ok"] * 500_000))
 done = done.append_column("part", pa.array([0] * 500_000, pa.int32()))
 plan = plan_chunks(listing, done, 64, True)

@@ -34,7 +34,7 @@ NUM_IMAGES = 12
 class FlakyProxy(ThreadingHTTPServer):
     """Hands requests on to a server, but answers every seventh with 500 (every other time after the deed was done),
     holds every fifth up, and cuts every eleventh answer and every fourth upload in half. After
-    `gone_after_parts` uploads of parts it leaves."""
+    `gone_after_parts` uploads of parts, if that is set, it leaves, and is faultless until then."""
 
     daemon_threads = True
 
@@ -64,7 +64,7 @@ class FlakyHandler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         proxy = self.server
-        number = next(proxy.counter)
+        number = next(proxy.counter) if proxy.gone_after_parts is None else 1
         if proxy.gone.is_set():
             self._hang_up("left")
             return
@@ -72,7 +72,7 @@ class FlakyHandler(BaseHTTPRequestHandler):
         if number % 5 == 0:
             time.sleep(0.15)
             proxy.done["held up"] += 1
-        if self.command == "PUT" and next(proxy.uploads) % 4 == 0:
+        if self.command == "PUT" and number > 1 and next(proxy.uploads) % 4 == 0:
             self._hang_up("request cut")
             return
         if number % 7 == 0 and next(proxy.failures) % 2:

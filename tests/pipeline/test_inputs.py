@@ -50,7 +50,8 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
             "model": {"checkpoint": "sam_tiny"},
             "generate": {"points_per_side": 2, "store_floor": {"predicted_iou": 0, "stability_score": 0}},
             "filter": {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": None},
-            "run": {"commit_every": 2, "decode_timeout": 4},
+            "run": {"commit_every": 2, "decode_timeout": 2},
+            "resources": {"sam_actors": 1},
         }
     )
     summary = run(recipe, quiet=True)

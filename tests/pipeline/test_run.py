@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -26,6 +27,7 @@ def recipe(photos: Path, output: Path, **sections: dict) -> Recipe:
         "generate": {"points_per_side": 6, "store_floor": {"predicted_iou": 0.05, "stability_score": 0.2}},
         "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3, "min_component_area": 4, "max_hole_area": 4},
         "run": {"commit_every": 2},
+        "resources": {"sam_actors": 1},
     }
     for name, values in sections.items():
         content[name] = {**content.get(name, {}), **values}
@@ -45,6 +47,20 @@ def stamps(output: Path) -> dict[str, int]:
 
 def without_run(row: dict) -> dict:
     return {key: value for key, value in row.items() if key != "run_id"}
+
+
+@pytest.fixture(scope="module")
+def finished(drawn_photos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """The dataset of the five pictures; for tests that only read it."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    assert run(recipe(drawn_photos, output), quiet=True).total_images == 5
+    return output
+
+
+@pytest.fixture
+def output(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, as if `photos` had just been annotated."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def test_a_folder_becomes_a_dataset_that_others_read(photos: Path, tmp_path: Path) -> None:
@@ -83,9 +99,7 @@ def test_a_folder_becomes_a_dataset_that_others_read(photos: Path, tmp_path: Pat
     assert json.loads((output / "_dataset.json").read_text())["published"] == [0]
 
 
-def test_running_again_touches_nothing_and_new_images_become_new_parts(photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run(recipe(photos, output), quiet=True)
+def test_running_again_touches_nothing_and_new_images_become_new_parts(photos: Path, output: Path) -> None:
     before, first = stamps(output), rows(output)
     again = run(recipe(photos, output, resources={"points_per_batch": 7}), quiet=True)
     assert again.tally.images == 0 and again.total_images == 5 and stamps(output) == before
@@ -98,9 +112,7 @@ def test_running_again_touches_nothing_and_new_images_become_new_parts(photos: P
     assert {name: row for name, row in rows(output).items() if name != "new.png"} == first
 
 
-def test_changed_images_are_redone_in_place(photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run(recipe(photos, output), quiet=True)
+def test_changed_images_are_redone_in_place(photos: Path, output: Path) -> None:
     before, first = stamps(output), rows(output)
     Image.open(photos / "1.png").rotate(90, expand=True).save(photos / "1.png")
     os.utime(photos / "1.png", (1, 1))
@@ -114,17 +126,14 @@ def test_changed_images_are_redone_in_place(photos: Path, tmp_path: Path) -> Non
     assert second == first
 
 
-def test_a_killed_run_goes_on_where_it_stopped(photos: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(recipe(photos, whole), quiet=True)
-    run(recipe(photos, broken), quiet=True)
-    (broken / "round=000/part-000001.parquet").unlink()  # as a kill before its commit leaves it
-    (broken / "round=000/.part-000001.parquet.x.tmp").write_bytes(b"half")
-    again = run(recipe(photos, broken), quiet=True)
+def test_a_killed_run_goes_on_where_it_stopped(drawn_photos: Path, finished: Path, output: Path) -> None:
+    (output / "round=000/part-000001.parquet").unlink()  # as a kill before its commit leaves it
+    (output / "round=000/.part-000001.parquet.x.tmp").write_bytes(b"half")
+    again = run(recipe(drawn_photos, output), quiet=True)
     assert again.tally.images == 2 and again.total_images == 5
-    expected, found = rows(whole), rows(broken)
+    expected, found = rows(finished), rows(output)
     assert {n: without_run(r) for n, r in found.items()} == {n: without_run(r) for n, r in expected.items()}
-    assert not list(broken.glob("round=000/.*"))
+    assert not list(output.glob("round=000/.*"))
 
 
 def test_failed_images_are_redone_only_when_asked(photos: Path, tmp_path: Path) -> None:
@@ -138,9 +147,7 @@ def test_failed_images_are_redone_only_when_asked(photos: Path, tmp_path: Path) 
     assert (retried.tally.images, retried.tally.failed, retried.total_images) == (1, 1, 6)
 
 
-def test_another_generate_fingerprint_is_refused_and_a_new_round_is_offered(photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run(recipe(photos, output), quiet=True)
+def test_another_generate_fingerprint_is_refused_and_a_new_round_is_offered(photos: Path, output: Path) -> None:
     other = recipe(photos, output, generate={"points_per_side": 4})
     with pytest.raises(ValueError, match=r"generate.points_per_side: 6 → 4\); use --new-round") as caught:
         run(other, quiet=True)
@@ -152,26 +159,24 @@ def test_another_generate_fingerprint_is_refused_and_a_new_round_is_offered(phot
     assert len(set(ids)) == len(ids)
 
 
-def test_replayed_filters_equal_a_fresh_run(photos: Path, tmp_path: Path) -> None:
-    replayed, fresh = tmp_path / "replayed", tmp_path / "fresh"
+def test_replayed_filters_equal_a_fresh_run(drawn_photos: Path, output: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
     stricter = {"pred_iou_thresh": 0.2, "box_nms_thresh": 0.4, "min_component_area": 30, "max_hole_area": 30}
-    run(recipe(photos, replayed), quiet=True)
-    run(recipe(photos, fresh, filter=stricter), quiet=True)
-    result = refilter(str(replayed), [f"filter.{key}={value}" for key, value in stricter.items()], quiet=True)
+    run(recipe(drawn_photos, fresh, filter=stricter), quiet=True)
+    result = refilter(str(output), [f"filter.{key}={value}" for key, value in stricter.items()], quiet=True)
     assert result["replayed_images"] == 5 and result["cut_short"] == 0
     expected = rows(fresh)
-    assert {n: without_run(r) for n, r in rows(replayed).items()} == {n: without_run(r) for n, r in expected.items()}
+    assert {n: without_run(r) for n, r in rows(output).items()} == {n: without_run(r) for n, r in expected.items()}
     assert result["masks"] == sum(mask["keep"] for row in expected.values() for mask in row["masks"])
     # `run` with the stricter recipe agrees that nothing is left; with the first recipe it replays back
-    assert run(recipe(photos, replayed, filter=stricter), quiet=True).replayed.images == 0
-    back = run(recipe(photos, replayed), quiet=True)
+    assert run(recipe(drawn_photos, output, filter=stricter), quiet=True).replayed.images == 0
+    back = run(recipe(drawn_photos, output), quiet=True)
     assert back.replayed.images == 5 and back.tally.images == 0
-    assert verify_dataset(str(replayed)).num_problems == 0
+    assert verify_dataset(str(output)).num_problems == 0
 
 
-def test_a_replay_below_what_was_stored_is_refused(photos: Path, tmp_path: Path) -> None:
-    output, lean = tmp_path / "out", tmp_path / "lean"
-    run(recipe(photos, output), quiet=True)
+def test_a_replay_below_what_was_stored_is_refused(photos: Path, output: Path, tmp_path: Path) -> None:
+    lean = tmp_path / "lean"
     before = stamps(output)
     with pytest.raises(ValueError, match=r"below generate\.store_floor"):
         refilter(str(output), ["filter.pred_iou_thresh=0.01"], quiet=True)
@@ -199,9 +204,7 @@ def test_an_output_that_cannot_be_written_is_one_line(photos: Path, tmp_path: Pa
     assert os.listdir(tmp_path / "other") == ["_dataset.json"]
 
 
-def test_verify_finds_what_is_wrong(photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run(recipe(photos, output), quiet=True)
+def test_verify_finds_what_is_wrong(photos: Path, output: Path) -> None:
     target = Round(Folder(str(output)), 0)
     part = target.read_part(0)
     target.write_part(7, part)  # every image of part 0 twice

@@ -92,6 +92,7 @@ def test_input_output_and_resume(s3_server: Path, photos: Path, ray_session: Non
             "generate": {"points_per_side": 2, "store_floor": {"predicted_iou": 0.05, "stability_score": 0.2}},
             "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3},
             "run": {"commit_every": 2},
+            "resources": {"sam_actors": 1},
         }
     )
     first = run(recipe, quiet=True)

@@ -16,7 +16,7 @@ from pipeline.lease import hold_lease
 from pipeline.listing import list_images
 from pipeline.load_recipe import validate_recipe
 from pipeline.recipe import Recipe
-from pipeline.rounds import Round
+from pipeline.rounds import COMMITTED, Round
 from pipeline.run import RunSummary, run
 from pipeline.shards import Shard, parse_shard
 from pipeline.sources.listing_schema import listing_table
@@ -38,6 +38,7 @@ def recipe(photos: Path, output: Path) -> Recipe:
         "generate": {"points_per_side": 1, "store_floor": {"predicted_iou": 0.05, "stability_score": 0.2}},
         "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3},
         "run": {"commit_every": 2},
+        "resources": {"sam_actors": 1},
     }
     return validate_recipe(content)
 
@@ -76,10 +77,7 @@ def test_shards_number_their_parts_apart() -> None:
 
 
 def committed(*rows: tuple[str, int]) -> pa.Table:
-    names = [name for name, _ in rows]
-    columns = {"image_id": names, "source_etag": [None] * len(rows), "status": ["ok"] * len(rows)}
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    return pa.table(columns, schema=schema).append_column("part", pa.array([part for _, part in rows], pa.int32()))
+    return pa.Table.from_pylist([{"image_id": name, "part": part} for name, part in rows], schema=COMMITTED)
 
 
 def test_leases_of_shards_and_of_the_round(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from models.generator.candidates import Candidates
+from models.generator.dense_scan import DenseScan
 from models.generator.generate import MaskGenerator, resize_longest_side
 from models.generator.grid import crop_boxes
 from models.generator.image_prompts import ImagePrompts
@@ -185,6 +186,23 @@ def test_batch_sizes_and_neighbours_do_not_change_the_masks(
     together = MaskGenerator(sam, settings, min_iou, 0.0, points_per_batch, crops_per_batch).generate(images)
     assert min(len(one) for one in together) > 10
     for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+
+
+def test_whole_image_operations_find_the_same(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that a GPU takes, on the CPU."""
+    settings = GenerateSettings(points_per_side=POINTS_PER_SIDE, layers=(0, 1))
+    images = [picture(45, 70, 1), picture(80, 33, 2)]
+    generator = MaskGenerator(sam, settings, -1e9, 0.3)
+    expected = generator.generate(images)
+    strips = MaskGenerator._scanner
+    monkeypatch.setattr(
+        MaskGenerator,
+        "_scanner",
+        lambda self, job, height: DenseScan(strips(self, job, height).upsampler, torch.device("cpu")),
+    )
+    for one, other in zip(generator.generate(images), expected, strict=True):
+        assert len(one) > 20
         assert_same(one, other)
 
 

@@ -1,0 +1,260 @@
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from typer.testing import CliRunner
+
+from models.masks.rle import areas, bounding_boxes, decode_masks, encode_masks
+from pipeline.cli import app
+from pipeline.dataset import open_dataset
+from pipeline.export.records import stem
+from pipeline.export.write import Layout, export
+from pipeline.import_labels import import_labels
+from pipeline.rounds import Round, publish
+from pipeline.storage import Folder
+from pipeline.verify import verify_dataset
+from stages.record import SCHEMA
+
+
+def _dataset(folder: Path, images: dict[str, np.ndarray], **changes: Any) -> str:
+    """Pictures and a dataset of them: for each name its masks (N, H, W)."""
+    rows = []
+    for name, masks in images.items():
+        path = folder / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        height, width = masks.shape[1:]
+        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
+        rles = encode_masks(masks)
+        tags = [{"name": "cat", "score": 0.4}, {"name": "tabby", "score": 0.6}]
+        rows.append(
+            {
+                "image_id": name,
+                "uri": str(path),
+                "width": width,
+                "height": height,
+                "status": "ok",
+                "tags": [],
+                "masks": [
+                    {
+                        "mask_id": f"{name}/0/{index}",
+                        "bbox": bbox,
+                        "area": int(area),
+                        "predicted_iou": 0.75,
+                        "stability_score": 0.5,
+                        "point": [1.5, 2.5],
+                        "crop_box": [0, 0, width, height],
+                        "keep": True,
+                        "iscrowd": False,
+                        "tags": tags if index == 0 else [],
+                    }
+                    for index, (bbox, area) in enumerate(
+                        zip(bounding_boxes(rles, height).tolist(), areas(rles), strict=True)
+                    )
+                ],
+                "rles": rles,
+                "raw_rles": [None] * len(rles),
+                "round": 0,
+                "decode": {"orientation": 1, "bit_depth": 8, "bands": [0, 1, 2]},
+                **changes,
+            }
+        )
+    uri = str(folder / "dataset")
+    half = (len(rows) + 1) // 2
+    for part, some in enumerate((rows[:half], rows[half:])):
+        if some:
+            Round(Folder(uri), 0).write_part(part, pa.Table.from_pylist(some, schema=SCHEMA))
+    publish(Folder(uri), 0)
+    return uri
+
+
+def _masks(uri: str) -> dict[int, list[bytes]]:
+    """The run lengths of each image, by the number of its pixels' rows (image names change on the way)."""
+    return {row["height"]: row["rles"] for row in open_dataset(uri).rows()}
+
+
+SHAPES = np.zeros((6, 40, 50), np.uint8)
+SHAPES[1] = 1  # full
+SHAPES[2, 7, 9] = 1  # one pixel
+SHAPES[3, 5:30, 5:30] = 1
+SHAPES[3, 10:20, 10:20] = 0  # a hole
+SHAPES[4, 0, :] = SHAPES[4, :, 49] = 1  # along the borders, one pixel wide
+SHAPES[5, ::2, ::2] = 1
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    masks=arrays(
+        np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 1)
+    )
+)
+@pytest.mark.parametrize("layout", ["coco", "sa1b"])
+def test_masks_come_back_bit_for_bit(
+    layout: Layout, masks: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("trip")
+    uri = _dataset(folder, {"a/b c.png": masks, "wide.png": SHAPES})
+    export(open_dataset(uri), str(folder / "out"), layout, pictures=True, quiet=True)
+    back = import_labels(str(folder / "out"), str(folder / "back"), None, "imported", quiet=True)
+    assert (back.images, back.failed) == (2, 0)
+    returned = {tuple(rles) for rles in _masks(str(folder / "back")).values()} | {
+        tuple(row["rles"]) for row in open_dataset(str(folder / "back")).rows()
+    }
+    assert returned == {tuple(encode_masks(masks)), tuple(encode_masks(SHAPES))}
+    assert verify_dataset(str(folder / "back")).problems == []
+
+
+def test_coco_tools_read_the_export(tmp_path: Path) -> None:
+    uri = _dataset(tmp_path, {"one.png": SHAPES[2:], "two.png": SHAPES[3:5, :30]})
+    summary = export(open_dataset(uri), str(tmp_path / "out"), "coco", pictures=True, quiet=True)
+    assert (summary.images, summary.masks, summary.missing) == (2, 6, 0)
+    coco = COCO(tmp_path / "out" / "annotations.json")
+    assert {one["name"] for one in coco.loadCats(coco.getCatIds())} == {"segment", "tabby"}
+    for image in coco.loadImgs(coco.getImgIds()):
+        expected = SHAPES[2:] if image["height"] == 40 else SHAPES[3:5, :30]
+        found = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert np.array_equal([coco.annToMask(one) for one in found], expected)
+        assert [coco.cats[one["category_id"]]["name"] for one in found[:2]] == ["tabby", "segment"]
+        with Image.open(tmp_path / "out" / "images" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+
+
+def test_sa1b_records_and_webdataset_shards(tmp_path: Path) -> None:
+    uri = _dataset(tmp_path, {"one.png": SHAPES[2:], "two.png": SHAPES[3:5, :30], "three.png": SHAPES[3:4, :20]})
+    export(open_dataset(uri), str(tmp_path / "sa1b"), "sa1b", pictures=True, quiet=True)
+    record = json.loads((tmp_path / "sa1b" / f"{stem('one.png')}.json").read_text())
+    assert set(record["image"]) >= {"image_id", "width", "height", "file_name"}
+    first = record["annotations"][0]
+    assert first["bbox"] == [9, 7, 1, 1] and first["area"] == 1 and first["point_coords"] == [[1.5, 2.5]]
+    assert first["predicted_iou"] == 0.75 and first["crop_box"] == [0, 0, 50, 40]
+    assert np.array_equal(coco_mask.decode(first["segmentation"]), SHAPES[2])
+    assert (tmp_path / "sa1b" / record["image"]["file_name"]).is_file()
+
+    export(open_dataset(uri), str(tmp_path / "shards"), "webdataset", pictures=True, quiet=True)
+    seen = []
+    for shard in sorted((tmp_path / "shards").glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            names = archive.getnames()
+            assert [Path(name).suffix for name in names] == [".png", ".json"] * (len(names) // 2)
+            for picture, data in zip(names[::2], names[1::2], strict=True):
+                assert Path(picture).stem == Path(data).stem
+                member = archive.extractfile(data)
+                assert member is not None
+                seen.append(json.loads(member.read())["image"]["source_id"])
+    assert sorted(seen) == ["one.png", "three.png", "two.png"]
+
+
+@pytest.mark.parametrize("layout", ["coco", "sa1b", "webdataset"])
+def test_an_export_goes_on_and_a_missing_picture_is_named(tmp_path: Path, layout: Layout) -> None:
+    uri = _dataset(tmp_path, {"one.png": SHAPES, "two.png": SHAPES, "three.png": SHAPES})
+    (tmp_path / "pictures" / "two.png").unlink()
+    out = tmp_path / "out"
+    for _ in range(2):
+        summary = export(open_dataset(uri), str(out), layout, pictures=True, quiet=True)
+        written = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+        if layout != "webdataset":
+            assert (summary.images, summary.masks, summary.missing) == (2, 12, 1)
+            assert summary.missing_names[0].startswith("two.png: FileNotFoundError")
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+
+
+def test_a_picture_that_others_would_read_otherwise_is_written_upright(tmp_path: Path) -> None:
+    uri = _dataset(tmp_path, {"turned.jpg": SHAPES}, decode={"orientation": 6, "bit_depth": 8, "bands": [0, 1, 2]})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((50, 40, 3), np.uint8)  # turned by EXIF into 40 rows of 50
+    Image.fromarray(pixels).save(tmp_path / "pictures" / "turned.jpg", exif=exif)
+    export(open_dataset(uri), str(tmp_path / "out"), "coco", pictures=True, quiet=True)
+    (name,) = (path.name for path in (tmp_path / "out" / "images").iterdir())
+    assert name == f"{stem('turned.jpg')}.png"
+    with Image.open(tmp_path / "out" / "images" / name) as picture:
+        assert picture.size == (50, 40)
+
+
+def test_file_names_stay_in_their_folder_and_apart() -> None:
+    names = ["../../etc/passwd", "a/b.jpg", "a_b.jpg", "a.tar!x y.jpg", "ü" * 300 + ".png", ".", "", "a/b.png"]
+    stems = [stem(name) for name in names]
+    assert len(set(stems)) == len(names)
+    assert all(set(one) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for one in stems)
+    assert all(len(one) < 100 for one in stems)
+
+
+def test_import_of_polygons_crowds_and_broken_images(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "small.png")
+    sizes = {"width": 50, "height": 40}
+    square = [[10, 10, 20, 10, 20, 20, 10, 20]]
+    counts = {"size": [40, 50], "counts": [0, 2000]}
+    coco = {
+        "images": [
+            {"id": 1, "file_name": "a.png", **sizes},
+            {"id": 2, "file_name": "small.png", **sizes},
+            {"id": 3, "file_name": "gone.png", **sizes},
+            {"id": 4, "file_name": "../outside.png", **sizes},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 7, "segmentation": square},
+            {"id": 2, "image_id": 1, "category_id": 1, "segmentation": counts, "iscrowd": 1},
+        ],
+        "categories": [{"id": 1, "name": "segment"}, {"id": 7, "name": "door"}],
+    }
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "outside.png")
+    (tmp_path / "a.png").rename(tmp_path / "labels" / "a.png")
+    (tmp_path / "small.png").rename(tmp_path / "labels" / "small.png")
+    (tmp_path / "labels" / "annotations.json").write_text(json.dumps(coco))
+    summary = import_labels(str(tmp_path / "labels"), str(tmp_path / "out"), None, "human", quiet=True)
+    assert (summary.images, summary.failed, summary.masks) == (4, 3, 2)
+    rows = {row["image_id"]: row for row in open_dataset(str(tmp_path / "out")).rows()}
+    door, crowd = rows["a.png"]["masks"]
+    assert door["source"] == crowd["source"] == "human"
+    assert [tag["name"] for tag in door["tags"]] == ["door"] and crowd["tags"] == []
+    assert crowd["iscrowd"] and crowd["area"] == 2000 and not door["iscrowd"]
+    assert decode_masks(rows["a.png"]["rles"], 40, 50)[0][12, 12] == 1
+    assert "10 x 10" in rows["small.png"]["error"]
+    assert "gone.png is not in" in rows["gone.png"]["error"]
+    assert "leaves its folder" in rows["../outside.png"]["error"]
+    assert verify_dataset(str(tmp_path / "out")).problems == []
+
+
+def test_wrong_labels_and_outputs_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no JSON"):
+        import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
+    (tmp_path / "empty" / "x.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"x\.json: not one of SA-1B's files"):
+        import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
+    uri = _dataset(tmp_path, {"one.png": SHAPES})
+    with pytest.raises(ValueError, match="holds a dataset already"):
+        import_labels(str(tmp_path / "empty"), uri, None, "human", quiet=True)
+    runner = CliRunner()
+    wrong = runner.invoke(app, ["export", uri, str(tmp_path / "o"), "--layout", "xml"])
+    assert isinstance(wrong.exception, ValueError) and "none of sa1b, coco, webdataset" in str(wrong.exception)
+    wrong = runner.invoke(app, ["import", uri, str(tmp_path / "o"), "--source", "x"])
+    assert isinstance(wrong.exception, ValueError) and "none of human, imported" in str(wrong.exception)
+
+
+def test_on_the_command_line_and_in_a_bucket(tmp_path: Path, s3_server: Path) -> None:
+    uri = _dataset(tmp_path, {"one.png": SHAPES})
+    (s3_server / "exports").mkdir()
+    shutil.copytree(uri, s3_server / "exports" / "dataset")
+    runner = CliRunner()
+    arguments = ["export", "s3://exports/dataset", "s3://exports/out", "--images", "--where", "area between 2 and 1000"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "3 masks of 1 images" in result.output
+    content = json.loads((s3_server / "exports" / "out" / "annotations.json").read_text())
+    assert len(content["annotations"]) == 3
+    result = runner.invoke(app, ["import", str(s3_server / "exports" / "out"), "s3://exports/back", "--json"])
+    assert json.loads(result.output)["masks"] == 3
+    assert _masks("s3://exports/back")[40] == encode_masks(SHAPES[[3, 4, 5]])
