@@ -35,15 +35,23 @@ def run_command(
 ) -> None:
     """Annotate images: write a dataset, or go on with one."""
     from pipeline.load_recipe import load_recipe
+    from pipeline.report.write import report_on_run
     from pipeline.run import run
     from pipeline.shards import parse_shard
 
     part = None if shard is None else parse_shard(shard)
     summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
+    page, problem = None, None
+    if summary.status == "done":
+        page, problem = report_on_run(summary.output, summary.round)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json.dumps(summary.as_dict() | {"report": page}))
     else:
         _print_run(summary)
+        if page:
+            print(f"report: {page}")
+    if problem:
+        print(f"the run is done, but its report could not be written: {problem}", file=sys.stderr)
     tally = summary.tally
     if summary.status == "interrupted" or (tally.images and tally.failed == tally.images):
         raise typer.Exit(1)
@@ -356,6 +364,32 @@ def import_command(
         raise typer.Exit(1)
 
 
+@app.command("report")
+def report_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The page's file; by default report/index.html in the dataset.")
+    ] = None,
+    gallery: Annotated[int, typer.Option(min=0, max=500, help="How many images are shown with their masks.")] = 24,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page about a dataset: figures, charts, failures, pictures with their masks."""
+    from pipeline.dataset import open_dataset
+    from pipeline.report.write import write_report
+
+    summary = write_report(open_dataset(dataset, round_number), output, gallery)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    for path in summary.bad_parts:
+        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    print(
+        f"{summary.images:,} images, {summary.masks:,} masks; {summary.pictures:,} pictures, "
+        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s → {summary.output}"
+    )
+
+
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -398,13 +432,15 @@ def models_calibrate(
     data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
     limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
 ) -> None:
-    """Rescale a model's predicted IoU so that it means what it says on labelled images; masks stay as they are."""
+    """Make a model's predicted IoU and stability mean what they say on labelled images; no mask changes."""
     from pathlib import Path
 
     from pipeline.calibrate import calibrate
 
-    for slot, line in calibrate(checkpoint, data, Path(destination), limit).items():
+    lines, (multimask, single) = calibrate(checkpoint, data, Path(destination), limit)
+    for slot, line in lines.items():
         print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
+    print(f"mask logits: x {multimask:.2f} (multimask outputs), x {single:.2f} (single output)")
 
 
 @models_app.command("verify")
