@@ -44,6 +44,7 @@ class Answers:
     """One generator's answers on one image, a repetition each; the masks are the same every time."""
 
     seconds: list[float]
+    cpu_seconds: list[float]  # of all threads; on a busy machine the steadier measure, with one thread
     peak_bytes: list[int]
     masks: ScoredMasks
 
@@ -85,8 +86,7 @@ def main() -> None:
             reference = next(iter(answers.values())).masks
             for worker, answer in answers.items():
                 against = agreement(reference, answer.masks)
-                fastest = median(answers[OURS].seconds)
-                rows.append(_row(f"{name} {width}×{height}", worker, answer, against, fastest))
+                rows.append(_row(f"{name} {width}×{height}", worker, answer, against, answers[OURS]))
                 off = against.share < MIN_SHARE or against.count_difference > MAX_COUNT_DIFFERENCE
                 disagree |= worker == OURS and off
             print(_table(rows), end="\n\n", flush=True)
@@ -110,12 +110,18 @@ def _arguments() -> argparse.Namespace:
     add("--pred-iou-thresh", type=float, default=0.22, help="default: %(default)s, what the embedded model needs")
     add("--stability-score-thresh", type=float, default=0.6, help="both are chosen anew for random weights")
     add("--crop-layers", type=int, default=0, help="the official crop_n_layers, points halved a layer")
+    add("--layers", type=int, nargs="+", help="our crop layers, such as 1 2 for a large scene; not with a peer")
     add("--points-per-batch", type=int, default=64, help="the peers'; fewer need less memory on large photographs")
     add("--precisions", nargs="+", default=["fp32"], help="ours, fp32 among them")
     add("--store-rejected", action="store_true", help="ours once more, with rejected candidates kept for replays")
+    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--compile", action="store_true", help="ours compiled; the first repetition then includes compiling")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--repetitions", type=int, default=3)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.layers and arguments.peer_python:
+        parser.error("--layers: the official generator always begins with the whole image; use --crop-layers")
+    return arguments
 
 
 def _images(arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
@@ -154,6 +160,9 @@ def _workers(arguments: argparse.Namespace, folder: Path, checkpoint: str) -> di
     job: dict[str, Any] = {
         "sizes": json.loads(sam.config.to_json()),
         "threads": arguments.threads,
+        "device": arguments.device,
+        "compile": arguments.compile,
+        "our_points_per_batch": 64 if arguments.device == "cpu" else 256,  # as `resources` resolves it
         "points_per_side": arguments.points_per_side,
         "points_per_batch": arguments.points_per_batch,
         "pred_iou_thresh": arguments.pred_iou_thresh,
@@ -180,7 +189,8 @@ def _workers(arguments: argparse.Namespace, folder: Path, checkpoint: str) -> di
 
 
 def _recipe(arguments: argparse.Namespace, checkpoint: str, precision: str, store_rejected: bool) -> dict[str, Any]:
-    crops = {"layers": list(range(arguments.crop_layers + 1)), "crop_n_points_downscale_factor": CROP_DOWNSCALE}
+    layers = arguments.layers or list(range(arguments.crop_layers + 1))
+    crops = {"layers": layers, "crop_n_points_downscale_factor": CROP_DOWNSCALE}
     iou, stability = arguments.pred_iou_thresh, arguments.stability_score_thresh
     # below the thresholds by about as much as the default floor is below the default thresholds
     floor = {"predicted_iou": min(1.0, max(0.0, 0.9 * iou)), "stability_score": 0.95 * stability}
@@ -194,7 +204,7 @@ def _recipe(arguments: argparse.Namespace, checkpoint: str, precision: str, stor
             "precision": precision,
             "store_rejected": store_rejected,
             "store_floor": floor,
-            **(crops if arguments.crop_layers else {}),
+            **(crops if layers != [0] else {}),
         },
         "filter": {"pred_iou_thresh": iou, "stability_score_thresh": stability},
     }
@@ -208,23 +218,30 @@ def _take_turns(workers: dict[str, Worker], image: Path, repetitions: int) -> di
             found = worker.ask(image)
             scores = np.array(found["predicted_iou"]), np.array(found["stability_score"])
             masks = ScoredMasks(height, width, [rle.encode() for rle in found["rles"]], *scores)
-            answer = answers.setdefault(name, Answers([], [], masks))
+            answer = answers.setdefault(name, Answers([], [], [], masks))
             answer.seconds.append(found["seconds"])
+            answer.cpu_seconds.append(found["cpu_seconds"])
             answer.peak_bytes.append(found["peak_bytes"])
-            print(f"{name}: {len(masks.rles)} masks, {found['seconds']:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {len(masks.rles)} masks, {found['seconds']:.1f} s, CPU {found['cpu_seconds']:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return answers
 
 
-def _row(image: str, worker: str, answer: Answers, against: Agreement, ours: float) -> list[str]:
-    seconds = median(answer.seconds)
+def _row(image: str, worker: str, answer: Answers, against: Agreement, ours: Answers) -> list[str]:
+    seconds, cpu_seconds = median(answer.seconds), median(answer.cpu_seconds)
     spread = f"{min(answer.seconds):.2f}–{max(answer.seconds):.2f}"
-    row = [image, worker, f"{seconds:.2f}", spread, f"{seconds / ours:.1f}×", f"{max(answer.peak_bytes) / 1e9:.2f}"]
+    row = [image, worker, f"{seconds:.2f}", spread, f"{seconds / median(ours.seconds):.1f}×", f"{cpu_seconds:.2f}"]
+    row += [f"{cpu_seconds / median(ours.cpu_seconds):.1f}×", f"{max(answer.peak_bytes) / 1e9:.2f}"]
     row += [f"{against.num_ours}", f"{against.share:.2%}", f"{against.near_share:.2%}"]
     return [*row, f"{against.mean_matched_iou:.5f}", f"{against.missing}", f"{against.extra}"]
 
 
 def _table(rows: list[list[str]]) -> str:
-    header = ["image", "generator", "median s", "min–max", "of ours", "peak GB", "masks"]
+    header = ["image", "generator", "median s", "min–max", "of ours", "CPU s", "of ours"]
+    header += ["peak GB", "masks"]
     return markdown_table([*header, "at .95", "at .99", "mean IoU", "missing", "extra"], rows)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from official_generate import build_official_sam
+from official_sam import build_official_sam
 from segment_anything.modeling import Sam
 from torch import Tensor
 

@@ -14,7 +14,10 @@ from stages.filter_rules import filter_found
 def load(job: dict[str, Any]) -> Generate:
     recipe = validate_recipe(job["recipe"])
     sam, _ = load_sam(recipe.model.checkpoint)
-    generator = MaskGenerator(sam, recipe.generate, recipe.min_predicted_iou, recipe.min_stability)
+    thresholds = recipe.min_predicted_iou, recipe.min_stability
+    generator = MaskGenerator(sam.to(job["device"]), recipe.generate, *thresholds, job["our_points_per_batch"])
+    if job["compile"]:
+        generator.compile()
 
     def generate(pixels: np.ndarray) -> Masks:
         filtered = filter_found(generator.generate([pixels])[0], recipe.filter)

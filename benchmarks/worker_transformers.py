@@ -21,7 +21,7 @@ def load(job: dict[str, Any]) -> Generate:
         mask_pad_size={"height": low, "width": low},
     )
     model = SamModel.from_pretrained(job["folder"], dtype=torch.float32).eval()
-    pipeline = MaskGenerationPipeline(model=model, image_processor=processor, device="cpu")
+    pipeline = MaskGenerationPipeline(model=model, image_processor=processor, device=job["device"])
 
     def generate(pixels: np.ndarray) -> Masks:
         with torch.inference_mode():

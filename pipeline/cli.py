@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +41,8 @@ def run_command(
     from pipeline.shards import parse_shard
 
     part = None if shard is None else parse_shard(shard)
-    summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
+    with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
+        summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
     page, problem = None, None
     if summary.status == "done":
         page, problem = report_on_run(summary.output, summary.round)
@@ -91,7 +93,8 @@ def filter_command(
     """Replay the filters on stored candidates with other thresholds; needs no GPU and no model."""
     from pipeline.refilter import refilter
 
-    result = refilter(dataset, override or [], quiet=as_json)
+    with redirect_stdout(sys.stderr):
+        result = refilter(dataset, override or [], quiet=as_json)
     if as_json:
         print(json.dumps(result))
         return
@@ -148,7 +151,7 @@ def train_command(
 ) -> None:
     """Train a SAM on labelled images, or go on with a training."""
     from pipeline.load_recipe import load_train_recipe
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     summary = train(load_train_recipe(recipe, override), quiet=as_json)
     if as_json:
@@ -230,9 +233,9 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Measure a recipe's model on labelled images: prompted IoU, recall, best overlap, calibration."""
-    from pipeline import evaluation_table as tables
-    from pipeline.choose_thresholds import choose_thresholds
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluation import tables
+    from pipeline.evaluation.choose_thresholds import choose_thresholds
+    from pipeline.evaluation.evaluate import evaluate
     from pipeline.load_recipe import load_recipe
 
     settings = load_recipe(recipe, override)
@@ -435,7 +438,7 @@ def models_calibrate(
     """Make a model's predicted IoU and stability mean what they say on labelled images; no mask changes."""
     from pathlib import Path
 
-    from pipeline.calibrate import calibrate
+    from pipeline.evaluation.calibrate import calibrate
 
     lines, (multimask, single) = calibrate(checkpoint, data, Path(destination), limit)
     for slot, line in lines.items():

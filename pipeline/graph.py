@@ -1,7 +1,7 @@
 """The graph: listing → decode → SAM → filter, streamed through Ray Data with backpressure."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -13,6 +13,9 @@ from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
 
+if TYPE_CHECKING:
+    from pipeline.in_flight import Window
+
 MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of memory
 # Next to nothing, so that it fits beside decoding: with an equal share, decoding takes every slot that comes free, and
 # no image is finished before the last one is decoded.
@@ -21,15 +24,18 @@ FILTER_CPUS = 0.01
 
 def build_graph(
     recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int, attempts: Attempts
-) -> Any:
-    """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order."""
+) -> tuple[Any, "Window"]:
+    """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order; and the
+    window that must be told how many of them are committed."""
     import ray.data
     from ray.data import ActorPoolStrategy
+
+    from pipeline.in_flight import Window, max_in_flight
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)
     blocks = list(_blocks(chunks, resources))
-    return (
+    dataset = (
         ray.data.from_blocks(blocks)
         .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS, **batches)
         .map_batches(
@@ -56,6 +62,9 @@ def build_graph(
         )
         .map_batches(FilterMasks(recipe.filter, _stored(recipe)), batch_size=None, num_cpus=FILTER_CPUS, **batches)
     )
+    window = Window([block.num_rows for block in blocks], max_in_flight(chunks, resources.sam_actors))
+    window.bind(dataset)
+    return dataset, window
 
 
 def _stored(recipe: Recipe) -> StoredScores:

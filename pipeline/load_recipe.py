@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.presets import PRESETS
 from pipeline.recipe import Recipe
-from pipeline.train_recipe import TrainRecipe
+from pipeline.training.recipe import TrainRecipe
 
 SomeRecipe = TypeVar("SomeRecipe", bound=BaseModel)
 

@@ -87,6 +87,14 @@ class MaskGenerator:
         self.min_stability = min_stability
         self.points_per_batch = points_per_batch
         self.crops_per_batch = crops_per_batch
+        self.full_blocks = False  # whether a block of too few prompts is filled up
+
+    def compile(self) -> None:
+        """Compiles the encoder and the decoder's transformer for the very shapes that they meet here; each shape's
+        first time then takes a minute or more. Does not change the masks beyond rounding."""
+        self.sam.image_encoder.compile(dynamic=False)
+        self.sam.mask_decoder.transformer.compile(dynamic=False)
+        self.full_blocks = True
 
     def smaller(self, points_per_batch: int) -> "MaskGenerator":
         """The same generator with less in memory at a time."""
@@ -202,7 +210,7 @@ class MaskGenerator:
         slots = asked.slots
         with self._precision():
             decoded = self._decode(corners * scale, embedding)
-            predicted_iou = decoded.predicted_iou[:, slots.start : slots.stop].float()
+            predicted_iou = decoded.predicted_iou[: len(corners), slots.start : slots.stop].float()
             prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
             if len(prompt_index) == 0:
                 return
@@ -223,6 +231,9 @@ class MaskGenerator:
 
     def _decode(self, where: np.ndarray, embedding: Tensor) -> DecodedPrompts:
         """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input."""
+        if self.full_blocks:
+            missing = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch) - len(where)
+            where = np.concatenate([where, where[-1:].repeat(missing, axis=0)])
         coordinates = torch.as_tensor(where, dtype=torch.float32, device=self.sam.device)
         if where.shape[1] == 2:
             prompts = Prompts(boxes=coordinates.flatten(1))  # (B, 4)

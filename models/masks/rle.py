@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 _MAX_GROUPS = 7  # 35 bits: the difference of two 32-bit run lengths, which is what pycocotools can hold, needs 33
+_PIECE = 1 << 14  # bytes of a dense mask that are looked at together
 
 
 def compress_counts(counts: np.ndarray, lengths: np.ndarray) -> list[bytes]:
@@ -145,7 +146,9 @@ def _cancel_pairs(positions: np.ndarray) -> np.ndarray:
 def counts_from_transitions(positions: np.ndarray, num_pixels: int) -> np.ndarray:
     """Run lengths int64 (R,) of one mask of `num_pixels` = height * width pixels from its transitions."""
     inside = positions[: np.searchsorted(positions, num_pixels)]
-    return np.diff(inside, prepend=0, append=num_pixels)
+    counts = np.append(inside, num_pixels)
+    counts[1:] -= inside
+    return counts
 
 
 def encode_masks(masks: np.ndarray) -> list[bytes]:
@@ -162,13 +165,22 @@ def encode_masks(masks: np.ndarray) -> list[bytes]:
 
 
 def _mask_transitions(mask: np.ndarray) -> np.ndarray:
-    """The transitions of one dense uint8 mask, looked for inside its box only."""
-    rows = np.flatnonzero(np.bitwise_or.reduce(mask, axis=1))
-    if not len(rows):
+    """The transitions of one dense uint8 mask, looked for inside its box only.
+
+    The box's rows are found by pieces and not row by row: the whole mask is read for this, at the memory's own speed.
+    """
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    num_pieces = flat.size // _PIECE
+    pieces, rest = flat[: num_pieces * _PIECE].view(np.uint64), flat[num_pieces * _PIECE :]
+    filled = np.bitwise_or.reduce(pieces.reshape(num_pieces, _PIECE // 8), axis=1) != 0
+    found = np.flatnonzero(np.append(filled, rest.any()))
+    if not len(found):
         return np.zeros(0, dtype=np.int64)
-    band = mask[rows[0] : rows[-1] + 1]
+    height, width = mask.shape
+    top, bottom = int(found[0]) * _PIECE // width, -((int(found[-1]) + 1) * _PIECE // -width)
+    band = mask[top:bottom]
     columns = np.flatnonzero(np.bitwise_or.reduce(band, axis=0))
-    return transitions(band[:, columns[0] : columns[-1] + 1], int(columns[0]), int(rows[0]), mask.shape[0])
+    return transitions(band[:, columns[0] : columns[-1] + 1], int(columns[0]), top, height)
 
 
 def areas(rles: Sequence[bytes]) -> np.ndarray:

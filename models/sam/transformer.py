@@ -28,6 +28,9 @@ class TwoWayTransformer(nn.Module):
         the first block then projects it once for all of them. image_pe: (1, E*E, C).
         """
         tokens_pe = tokens
+        device = image.device.type
+        if torch.is_autocast_enabled(device) and not torch.is_grad_enabled():  # once, and not at every product
+            image, image_pe = (x.to(torch.get_autocast_dtype(device)) for x in (image, image_pe))
         image, image_pe = image.contiguous(), image_pe.contiguous()  # sums would inherit a transposed layout
         for layer in self.layers:
             tokens, image = layer(tokens, image, tokens_pe, image_pe)
@@ -98,10 +101,11 @@ class Attention(nn.Module):
     def _pays(self, image: Tensor, tokens: Tensor) -> bool:
         """Whether projecting the few tokens twice is less work than projecting the image once.
 
-        Not in reduced precision: the scores, which a fused attention keeps in fp32, would be rounded.
+        Not in training at reduced precision: scores, which a fused attention keeps in fp32, would be rounded.
         """
-        exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
-        return exact and self.num_heads * tokens.shape[1] < self.q_proj.out_features
+        if torch.is_grad_enabled() and torch.is_autocast_enabled(image.device.type):
+            return False
+        return self.num_heads * tokens.shape[1] < self.q_proj.out_features
 
     def _to_channels(self, x: Tensor, weight: Tensor) -> Tensor:
         """Each head's (B, heads, N, d) through its d rows of weight (internal, C) -> (B, heads*N, C)."""

@@ -117,9 +117,7 @@ def _hashes(boxes: pa.Array | None, points: pa.Array | None, num_rows: int) -> p
         return None
     both = ([None] * num_rows if one is None else one.to_pylist() for one in (boxes, points))
     texts = [None if row == (None, None) else json.dumps(row) for row in zip(*both, strict=True)]
-    return pa.array(
-        [text and hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], pa.string()
-    )
+    return pa.array([text and hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], pa.string())
 
 
 def _extra(table: pa.Table, source: str) -> pa.MapArray:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.chunks import plan_chunks
+from pipeline.listing import list_images
 from pipeline.load_recipe import validate_recipe
 from pipeline.rounds import Round
 from pipeline.run import run
@@ -27,6 +29,13 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/hangs.png"
 
 
+def write_manifest(path: Path, table: list[dict[str, str]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["uri", "boxes", "licence"])
+        writer.writeheader()
+        writer.writerows(table)
+
+
 def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: str) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         file.add(photos / "1.png", arcname="in/1.png")
@@ -38,10 +47,7 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
         {"uri": silent_server, "boxes": "", "licence": "?"},
         {"uri": "photos/2.png", "boxes": "[]", "licence": "CC0"},
     ]
-    with open(tmp_path / "m.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["uri", "boxes", "licence"])
-        writer.writeheader()
-        writer.writerows(table)
+    write_manifest(tmp_path / "m.csv", table)
     output = str(tmp_path / "out")
     recipe = validate_recipe(
         {
@@ -50,7 +56,7 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
             "model": {"checkpoint": "sam_tiny"},
             "generate": {"points_per_side": 2, "store_floor": {"predicted_iou": 0, "stability_score": 0}},
             "filter": {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": None},
-            "run": {"commit_every": 2, "decode_timeout": 2},
+            "run": {"commit_every": 2, "decode_timeout": 4},
             "resources": {"sam_actors": 1},
         }
     )
@@ -68,3 +74,7 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
     assert hanging["error"] == "decode: RuntimeError: the worker died or hung at each of 2 attempts"
     assert verify_dataset(output).num_problems == 0
     assert run(recipe, quiet=True).tally.images == 0
+    # other prompts are another result, the order of rows is not
+    write_manifest(tmp_path / "m.csv", [table[1], *table[3:], table[0] | {"boxes": "[[8, 10, 28, 31]]"}])
+    plan = plan_chunks(list_images(f"{tmp_path}/m.csv"), target.committed(), 2, False)
+    assert [chunk.images["image_id"].to_pylist() for chunk in plan] == [["photos/0.png"]]

@@ -33,7 +33,7 @@ def start(photos: Path, output: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_parts(output: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.time() + 120
+    deadline = time.time() + 200
     while len(list(output.glob("round=000/part-*.parquet"))) < count:
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.02)
@@ -49,6 +49,7 @@ def many_photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_what_is_committed_stays_and_the_next_run_does_the_rest(many_photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     committed = 0

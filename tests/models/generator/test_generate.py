@@ -1,5 +1,7 @@
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,6 +206,32 @@ def test_whole_image_operations_find_the_same(sam: Sam, monkeypatch: pytest.Monk
     for one, other in zip(generator.generate(images), expected, strict=True):
         assert len(one) > 20
         assert_same(one, other)
+
+
+def test_full_blocks_find_the_same(sam: Sam) -> None:
+    """A compiled decoder is given as many prompts every time."""
+    settings = GenerateSettings(points_per_side=3)
+    expected = MaskGenerator(sam, settings, -1e9, 0.3).generate([picture(45, 70, 1)])
+    generator = MaskGenerator(sam, settings, -1e9, 0.3, points_per_batch=4)
+    generator.full_blocks = True
+    blocks = []
+    hook = sam.mask_decoder.transformer.register_forward_pre_hook(lambda _, inputs: blocks.append(len(inputs[0])))
+    assert_same(generator.generate([picture(45, 70, 1)])[0], expected[0])
+    hook.remove()
+    assert blocks == [4, 4, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of the compiler's own code
+@pytest.mark.parametrize("options", [{}, {"backend": "eager", "fullgraph": True}], ids=["compiled", "one graph"])
+def test_compiled_it_finds_the_same(sam: Sam, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = GenerateSettings(points_per_side=3)
+    expected = MaskGenerator(sam, settings, -1e9, 0.3).generate([picture(45, 70, 1)])
+    generator = MaskGenerator(copy.deepcopy(sam), settings, -1e9, 0.3, points_per_batch=4)
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: compile_module(self, **{**given, **options}))
+    generator.compile()
+    assert_same(generator.generate([picture(45, 70, 1)])[0], expected[0])
 
 
 def test_no_candidates_and_no_images(sam: Sam) -> None:

@@ -107,10 +107,12 @@ def test_associated_attention_equals_the_plain_one(num_images: int, num_tokens: 
     torch.testing.assert_close(to_token(placed, tokens, values), plain(placed, tokens, values), rtol=0, atol=1e-6)
     expected = image + plain(placed, tokens, values)
     torch.testing.assert_close(to_token(placed, tokens, values, residual=image), expected, rtol=0, atol=1e-6)
-    # with as many tokens as channels, or in reduced precision, the plain way is taken
+    # with as many tokens as channels, or in training at reduced precision, the plain way is taken
     assert not to_image._pays(image, tokens.repeat(1, 4, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not to_image._pays(image, tokens)
+        with torch.no_grad():
+            assert to_image._pays(image, tokens)
 
 
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 1), (3, 3), (1, 3), (3, 1)])

@@ -15,9 +15,9 @@ from models.sam.model import Sam
 from models.training.trainer import StepMetrics, Trainer
 from models.weights import save_sam
 from pipeline.coco_labels import read_labels, read_pixels
-from pipeline.evaluate import all_segments
-from pipeline.train_data import ExampleSource, prefetch
-from pipeline.train_files import (
+from pipeline.evaluation.evaluate import all_segments
+from pipeline.training.data import ExampleSource, prefetch
+from pipeline.training.files import (
     WEIGHTS,
     MetricsLog,
     claim,
@@ -25,8 +25,8 @@ from pipeline.train_files import (
     save_checkpoint,
     starting_model,
 )
-from pipeline.train_recipe import TrainRecipe, ValidationSettings
-from pipeline.train_sources import open_training_images
+from pipeline.training.recipe import TrainRecipe, ValidationSettings
+from pipeline.training.sources import open_training_images
 from stages.decode_pixels import DecodeSettings
 
 

@@ -10,7 +10,7 @@ from models.evaluation.overlap import best_overlaps, overlap, pairwise_iou
 from models.generator.candidates import Candidates
 from models.masks.rle import areas
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
-from pipeline.evaluate import load_generator
+from pipeline.evaluation.evaluate import load_generator
 from pipeline.progress import progress_bar
 from pipeline.recipe import Recipe
 from stages.filter_rules import filter_found

@@ -12,11 +12,11 @@ from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.training.trainer import NonFiniteLossError, Trainer
 from models.weights import load_sam, save_sam
-from pipeline.train_data import ExampleSource, prefetch
-from pipeline.train_files import read_metrics
-from pipeline.train_recipe import TrainRecipe
-from pipeline.train_sources import open_training_images
-from pipeline.train_worker import train_on
+from pipeline.training.data import ExampleSource, prefetch
+from pipeline.training.files import read_metrics
+from pipeline.training.recipe import TrainRecipe
+from pipeline.training.sources import open_training_images
+from pipeline.training.worker import train_on
 
 CPU = torch.device("cpu")
 DEBUG = json.loads(SAM_SIZES["debug"].to_json())
@@ -193,7 +193,7 @@ def test_recipes_are_validated(labelled: Path, tmp_path: Path, changes: dict[str
 
 
 def test_ray_train_runs_the_recipe_and_goes_on(labelled: Path, tmp_path: Path, ray_session: None) -> None:
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     first = train(_recipe(labelled, tmp_path / "out", stop_after=2), quiet=True)
     assert (first.num_steps_done, first.num_masks) == (2, 2 * 2 * 8)
@@ -205,7 +205,7 @@ def test_ray_train_runs_the_recipe_and_goes_on(labelled: Path, tmp_path: Path, r
 
 def test_a_worker_that_fails_is_one_line(labelled: Path, tmp_path: Path, ray_session: None) -> None:
     from pipeline.errors import TrainingError
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     recipe = _recipe(labelled, tmp_path / "out", training={"num_steps": 4, "optim": {"learning_rate": 1e38}})
     with pytest.raises(TrainingError, match=r"step \d: .* is (nan|inf) on images .*last stays in"):

@@ -12,8 +12,8 @@ from models.sam.config import SAM_SIZES
 from models.training.augment import AugmentSettings
 from pipeline.rounds import Round, publish
 from pipeline.storage import Folder
-from pipeline.train_data import ExampleSource
-from pipeline.train_sources import HUMAN_WEIGHT, DatasetImages, LabelledImages, open_training_images
+from pipeline.training.data import ExampleSource
+from pipeline.training.sources import HUMAN_WEIGHT, DatasetImages, LabelledImages, open_training_images
 from stages.record import SCHEMA
 
 LEFT, TOP = np.zeros((2, 24, 32), np.uint8)

@@ -11,8 +11,9 @@ from models.evaluation.overlap import Overlap
 from models.evaluation.prompts import PromptScores
 from models.generator.candidates import Candidates
 from models.masks.rle import areas, bounding_boxes, encode_masks
-from pipeline.calibrate import calibrate
-from pipeline.choose_thresholds import (
+from pipeline.coco_labels import LabelledImage
+from pipeline.evaluation.calibrate import calibrate
+from pipeline.evaluation.choose_thresholds import (
     PREDICTED_IOU_GRID,
     STABILITY_GRID,
     Trial,
@@ -20,9 +21,8 @@ from pipeline.choose_thresholds import (
     choose_thresholds,
     try_thresholds,
 )
-from pipeline.coco_labels import LabelledImage
-from pipeline.evaluate import EvaluationTally, evaluate, kept_masks
-from pipeline.evaluation_table import calibration_table, choice_table, overlap_table, size_table
+from pipeline.evaluation.evaluate import EvaluationTally, evaluate, kept_masks
+from pipeline.evaluation.tables import calibration_table, choice_table, overlap_table, size_table
 from pipeline.load_recipe import validate_recipe
 from pipeline.recipe import Recipe
 from pipeline.scenes.write import write_scenes

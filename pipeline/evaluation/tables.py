@@ -3,8 +3,8 @@
 from rich.table import Column, Table
 
 from models.evaluation.sizes import SIZES, BySize
-from pipeline.choose_thresholds import ThresholdChoice
-from pipeline.evaluate import Evaluation
+from pipeline.evaluation.choose_thresholds import ThresholdChoice
+from pipeline.evaluation.evaluate import Evaluation
 
 
 def size_table(found: Evaluation) -> Table:

@@ -12,10 +12,10 @@ from typing import Any
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
-from pipeline.train_files import METRICS, WEIGHTS, claim, read_metrics, starting_model
-from pipeline.train_recipe import TrainRecipe
-from pipeline.train_sources import open_training_images
-from pipeline.train_worker import train_worker
+from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model
+from pipeline.training.recipe import TrainRecipe
+from pipeline.training.sources import open_training_images
+from pipeline.training.worker import train_worker
 
 
 @dataclass(frozen=True)

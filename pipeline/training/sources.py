@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
-from pipeline.evaluate import all_segments
+from pipeline.evaluation.evaluate import all_segments
 from pipeline.rounds import INDEX, Round, read_index
 from pipeline.storage import Folder
 from stages.decode_image import describe

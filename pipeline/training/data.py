@@ -11,7 +11,7 @@ import numpy as np
 from models.masks.rle import decode_masks
 from models.sam.config import SamConfig
 from models.training.augment import AugmentSettings, Example, make_example
-from pipeline.train_sources import TrainingImages
+from pipeline.training.sources import TrainingImages
 
 
 @dataclass(frozen=True)

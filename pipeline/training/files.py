@@ -13,7 +13,7 @@ from models.sam.config import SamConfig
 from models.sam.model import Sam
 from models.training.start import align_cross_attention, pass_pixels, warm_start
 from models.weights import load_sam
-from pipeline.train_recipe import TrainRecipe
+from pipeline.training.recipe import TrainRecipe
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"

@@ -9,7 +9,7 @@ from models.evaluation.rescale import Line, LineTally, rescale_predicted_iou
 from models.evaluation.sharpness import SharpnessTally, sharpen_masks
 from models.weights import load_sam, save_sam
 from pipeline.coco_labels import read_labels, read_pixels
-from pipeline.evaluate import all_segments
+from pipeline.evaluation.evaluate import all_segments
 from pipeline.progress import progress_bar
 from stages.decode_pixels import DecodeSettings
 

@@ -1,0 +1,1 @@
+"""`maskfoundry train`: labelled images and datasets in, checkpoints and exported weights out."""
