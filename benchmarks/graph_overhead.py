@@ -1,0 +1,111 @@
+"""What does the graph cost? Synthetic scenes through `maskfoundry run`, and through a bare loop in one process that
+does the same reading, generating, filtering and writing on the same cores; in turns."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from pipeline.load_recipe import load_recipe
+from pipeline.rounds import Round
+from pipeline.storage import Folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--points-per-side", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=2)
+    arguments = parser.parse_args()
+    from pipeline.scenes.write import write_scenes
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(f"{folder}/scenes", arguments.scenes)
+        turns: list[dict[str, Any]] = []
+        for turn in range(arguments.turns):
+            for kind, function in (("loop", bare_loop), ("graph", graph)):
+                output = f"{folder}/{kind}{turn}"
+                overrides = [
+                    f"input={folder}/scenes/images",
+                    f"output={output}",
+                    f"generate.points_per_side={arguments.points_per_side}",
+                    "run.commit_every=8",
+                ]
+                # each in a process of its own, which leaves nothing behind for the next
+                process = multiprocessing.get_context("spawn").Process(target=function, args=(overrides,))
+                started = time.time()
+                process.start()
+                process.join()
+                assert process.exitcode == 0, f"the {kind} failed"
+                turns.append({"kind": kind, **throughput(output, started)})
+        rates = {
+            kind: statistics.mean(turn["rate"] for turn in turns if turn["kind"] == kind) for kind in ("loop", "graph")
+        }
+        print(json.dumps({"turns": turns, "rates": rates, "graph_to_loop": rates["graph"] / rates["loop"]}, indent=2))
+
+
+def throughput(output: str, started: float) -> dict[str, float]:
+    """Images/s between the first commit and the last; what comes before the first is the start."""
+    target = Round(Folder(output), 0)
+    commits = sorted((os.stat(target.part_path(part)).st_mtime, target.count_images(part)) for part in target.parts())
+    seconds = commits[-1][0] - commits[0][0]
+    return {
+        "first_commit": round(commits[0][0] - started, 2),
+        "seconds": round(seconds, 2),
+        "rate": sum(images for _, images in commits[1:]) / seconds,
+    }
+
+
+def graph(overrides: list[str]) -> None:
+    from pipeline.run import run
+
+    run(load_recipe("quickstart", overrides), quiet=True)
+
+
+def bare_loop(overrides: list[str]) -> None:
+    """One image after the other, the model's layers on all cores."""
+    import pyarrow as pa
+
+    from models.generator.settings import GenerateSettings
+    from pipeline.chunks import plan_chunks
+    from pipeline.commit import Committer
+    from pipeline.listing import list_images
+    from stages.attempts import AttemptCounts
+    from stages.decode_image import DecodeImages
+    from stages.filter_masks import FilterMasks, StoredScores
+    from stages.generate_masks import GenerateMasks
+
+    recipe = load_recipe("quickstart", overrides)
+    settings: GenerateSettings = recipe.generate
+    attempts = AttemptCounts()
+    decode = DecodeImages(recipe.decode, attempts, None)
+    generate = GenerateMasks(
+        checkpoint=recipe.model.checkpoint,
+        image_size=recipe.model.image_size,
+        settings=settings,
+        min_predicted_iou=recipe.min_predicted_iou,
+        min_stability=recipe.min_stability,
+        points_per_batch=64,
+        crops_per_batch=1,
+        device="cpu",
+        num_threads=len(os.sched_getaffinity(0)),
+        round_number=0,
+        attempts=attempts,
+        image_timeout=None,
+    )
+    choose = FilterMasks(recipe.filter, StoredScores(settings.store_floor, recipe.min_predicted_iou))
+    target = Round(Folder(recipe.output), 0)
+    committer = Committer(target, "loop", {"generate": "", "filter": ""})
+    for chunk in plan_chunks(list_images(recipe.input), target.committed(), recipe.run.commit_every, False):
+        committer.expect([chunk])
+        for index in range(chunk.images.num_rows):
+            row = chunk.images.slice(index, 1).append_column("part", pa.array([chunk.part], pa.int32()))
+            committer.add(choose(generate(decode(row))))
+
+
+if __name__ == "__main__":
+    main()

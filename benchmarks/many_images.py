@@ -1,0 +1,82 @@
+"""Does a long run stay as it began? 20,000 tiny images through the whole graph with a model of debug size: the
+driver's memory and the images/s of each tenth of the run."""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.stub import stub_recipe, write_pictures, write_stub_model
+from pipeline.rounds import Round
+from pipeline.run import run
+from pipeline.storage import Folder
+
+SAMPLE_SECONDS = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--side", type=int, default=32, help="pixels")
+    parser.add_argument("--commit-every", type=int, default=64)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_pictures(root / "in", arguments.images, arguments.side)
+        recipe = stub_recipe(str(root / "in"), str(root / "out"), write_stub_model(root), arguments.commit_every)
+        samples: list[tuple[float, int]] = []
+        ended = threading.Event()
+        sampler = threading.Thread(target=sample_memory, args=(samples, ended))
+        sampler.start()
+        try:
+            summary = run(recipe, quiet=True)
+        finally:
+            ended.set()
+            sampler.join()
+        target = Round(Folder(recipe.output), 0)
+        commits = sorted(
+            (os.stat(target.part_path(part)).st_mtime, target.count_images(part)) for part in target.parts()
+        )
+        assert summary.total_images == arguments.images and summary.tally.failed == 0
+        print(json.dumps(report(commits, samples, summary.seconds), indent=2))
+
+
+def sample_memory(samples: list[tuple[float, int]], ended: threading.Event) -> None:
+    me = psutil.Process()
+    while not ended.wait(SAMPLE_SECONDS):
+        samples.append((time.time(), me.memory_info().rss))
+
+
+def report(commits: list[tuple[float, int]], samples: list[tuple[float, int]], seconds: float) -> dict[str, object]:
+    """Tenths are of the images between the first commit and the last, so that starting Ray counts in none of them."""
+    total = sum(images for _, images in commits[1:])
+    tenths: list[dict[str, float]] = []
+    start, held = commits[0][0], 0
+    for when, images in commits[1:]:
+        held += images
+        if held * 10 >= total * (len(tenths) + 1):
+            done = held - sum(int(tenth["images"]) for tenth in tenths)
+            memory = [rss for at, rss in samples if start <= at <= when]
+            tenths.append(
+                {
+                    "images": done,
+                    "images_per_second": round(done / (when - start), 1),
+                    "driver_mb": round(max(memory, default=0) / 1e6),
+                }
+            )
+            start = when
+    return {
+        "seconds": round(seconds, 1),
+        "tenths": tenths,
+        "last_to_first_rate": round(tenths[-1]["images_per_second"] / tenths[0]["images_per_second"], 3),
+        "driver_growth_mb": tenths[-1]["driver_mb"] - tenths[0]["driver_mb"],
+    }
+
+
+if __name__ == "__main__":
+    main()
