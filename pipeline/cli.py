@@ -434,13 +434,14 @@ def models_calibrate(
     destination: Annotated[str, typer.Argument(help="The .safetensors file to write.")],
     data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
     limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Another input size in pixels, for which to write it.")] = None,
 ) -> None:
     """Make a model's predicted IoU and stability mean what they say on labelled images; no mask changes."""
     from pathlib import Path
 
     from pipeline.evaluation.calibrate import calibrate
 
-    lines, (multimask, single) = calibrate(checkpoint, data, Path(destination), limit)
+    lines, (multimask, single) = calibrate(checkpoint, data, Path(destination), limit, image_size)
     for slot, line in lines.items():
         print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
     print(f"mask logits: x {multimask:.2f} (multimask outputs), x {single:.2f} (single output)")

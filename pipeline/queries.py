@@ -42,14 +42,20 @@ class QueryError(ValueError):
 
 
 def connect(folder: Folder, paths: Sequence[str], newest: bool, candidates: bool) -> duckdb.DuckDBPyConnection:
-    """A closed room with the views over the part files at `paths`; `newest` shows each image's newest round only."""
+    """A closed room with the views over the part files at `paths`; `newest` shows each image's newest round only.
+
+    Raises UnreadableError where the first part is damaged.
+    """
     connection = duckdb.connect()
     if not paths:
         connection.register("stored", SCHEMA.empty_table())
     elif folder.is_local:
         connection.execute("SET allowed_paths = ?", [list(paths)])
         names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-        connection.execute(f"CREATE VIEW stored AS FROM read_parquet([{names}], hive_partitioning = false)")
+        try:
+            connection.execute(f"CREATE VIEW stored AS FROM read_parquet([{names}], hive_partitioning = false)")
+        except duckdb.Error as error:  # it looks into the first part here
+            raise UnreadableError(_first_line(error)) from error
     else:
         files = PyFileSystem(FSSpecHandler(folder.fs))
         connection.register("stored", pads.dataset(list(paths), schema=SCHEMA, filesystem=files, format="parquet"))

@@ -17,16 +17,22 @@ PROMPTS_PER_BATCH = 64
 
 
 def calibrate(
-    checkpoint: str, data: str, destination: Path, limit: int | None = None, quiet: bool = False
+    checkpoint: str,
+    data: str,
+    destination: Path,
+    limit: int | None = None,
+    image_size: int | None = None,
+    quiet: bool = False,
 ) -> tuple[dict[int, Line], tuple[float, float]]:
     """Writes the checkpoint with its predicted IoU and its mask logits rescaled; no mask changes.
 
+    With `image_size` the weights are those for another input size, their position tables interpolated.
     Returns the line of each output's predicted IoU, and by what the logits of the multimask outputs and of the single
     one are multiplied. Outputs 1 and more are fitted to one point a mask, output 0 to one box a mask: what each is for.
     Raises ValueError for wrong labels or an unreadable checkpoint.
     """
     labels = read_labels(data, limit=limit)
-    sam, _ = load_sam(checkpoint)
+    sam, _ = load_sam(checkpoint, image_size)
     tallies = {slot: LineTally() for slot in range(sam.config.num_multimask_outputs + 1)}
     sharpness = SharpnessTally()
     with progress_bar("calibrating", len(labels), "images", quiet) as update:

@@ -28,14 +28,17 @@ def test_a_run_prints_its_result_and_nothing_else(photos: Path, tmp_path: Path) 
     arguments = ["run", "quickstart", "-o", f"input={photos}", "-o", f"output={tmp_path / 'out'}", *SMALL]
     done = maskfoundry(*arguments)
     assert done.returncode == 0 and done.stderr == ""
-    first, second, third = done.stdout.splitlines()
+    first, second, third, fourth = done.stdout.splitlines()
     assert first.startswith("6 images, ") and first.endswith("round=000")
     assert second == "1 images failed:" and third == "  1 × decode: UnidentifiedImageError"
+    page = tmp_path / "out/report/index.html"
+    assert fourth == f"report: {page}" and "broken.jpg" in page.read_text()
 
     again = maskfoundry(*arguments, "--json")
     assert again.returncode == 0 and again.stderr == ""
     summary = json.loads(again.stdout)
     assert summary["status"] == "done" and summary["images"] == 0 and summary["total_images"] == 6
+    assert summary["report"] == str(page)
 
     checked = maskfoundry("verify", str(tmp_path / "out"))
     assert checked.returncode == 0 and checked.stdout.endswith("no problems\n")

@@ -231,6 +231,10 @@ def test_a_damaged_part_is_named_and_can_be_left_out(dataset: str) -> None:
     answer, bad = query(open_dataset(dataset), skip_bad=True)
     assert sorted(answer["mask_id"].to_pylist()) == ["a/0/0", "a/0/1", "a/0/2", "b/1/0"]
     assert bad == [str(part)]
+    first = Path(dataset) / "round=000" / "part-000000.parquet"
+    first.write_bytes(b"nothing")
+    with pytest.raises(UnreadableError, match=r"part-000000\.parquet and 1 more cannot be read"):
+        query(open_dataset(dataset))
 
 
 def test_uncommitted_files_are_no_part_of_it(dataset: str) -> None:

@@ -308,10 +308,10 @@ def test_a_store_that_hangs_does_not_hold_the_page(small: str, monkeypatch: pyte
 
 
 def test_a_page_has_a_bound_whatever_the_pictures(tmp_path: Path) -> None:
-    specks = np.random.default_rng(0).integers(0, 2, (400, 640), np.uint8)
-    noise = [(specks, {"caption": "long " * 500})] * 32
+    specks = np.random.default_rng(0).integers(0, 2, (200, 520), np.uint8)
+    noise = [(specks, {"caption": "long " * 500})] * 44
     tags = [{"name": "t" * 5000, "score": 0.5}] * 50
-    rows = [_row("noise", noise, **_photo(tmp_path / "noise", 640, 400), tags=tags)]
+    rows = [_row("noise", noise, **_photo(tmp_path / "noise", 520, 200), tags=tags)]
     text, page = _page(_dataset(str(tmp_path / "out"), rows))
     assert max(len(attributes["d"] or "") for attributes, _ in page.all("path")) <= MAX_PATH
     assert len(text) < 5e6 / 24 + 25_000  # and what each page has once
