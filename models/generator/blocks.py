@@ -1,0 +1,18 @@
+"""How many prompts the decoder answers at a time."""
+
+import torch
+
+from models.sam.config import SamConfig
+
+CPU_ENTRIES = 1 << 21  # of the image as the prompts of a block see it: larger blocks leave the cache at every layer
+COPIES = 12  # of that image, in fp32, that a GPU holds at once while it attends, upscales and scans
+
+
+def prompts_per_block(config: SamConfig, device: torch.device, at_most: int) -> int:
+    """On a CPU as many as its caches serve well, on a GPU as many as fit half of its free memory; 1 to `at_most`."""
+    entries = config.embedding_size**2 * config.prompt_embed_dim
+    fitting = CPU_ENTRIES // entries
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        fitting = free // 2 // (4 * COPIES * entries)
+    return max(1, min(at_most, fitting))

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from models.generator import precision
+from models.generator.precision import autocast, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("has_tiles", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_processor_has_matrix_tiles(
+    has_tiles: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_has_matrix_tiles", lambda: has_tiles)
+    assert resolve_precision("auto", CPU) == expected
+    for name in ("fp32", "bf16", "fp16"):
+        assert resolve_precision(name, CPU) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_are_computed_in_it(name: precision.Precision, dtype: torch.dtype) -> None:
+    with autocast(name, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
