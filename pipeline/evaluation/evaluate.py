@@ -14,6 +14,7 @@ from models.evaluation.recall import RecallTally
 from models.evaluation.sizes import BySize, SizeMeans
 from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
+from models.generator.precision import resolve_precision
 from models.masks.rle import areas
 from models.weights import load_sam
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
@@ -99,7 +100,7 @@ def evaluate(
     labels = read_labels(data, images, limit)
     thresholds = recipe.filter
     generator, sha256 = load_generator(recipe, thresholds.pred_iou_thresh, thresholds.stability_score_thresh)
-    bf16 = recipe.generate.precision == "bf16"
+    bf16 = resolve_precision(recipe.generate.precision, generator.sam.device) == "bf16"
     tally, num_empty = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
         for done, image in enumerate(labels, start=1):
