@@ -436,15 +436,13 @@ def models_calibrate(
     limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Another input size in pixels, for which to write it.")] = None,
 ) -> None:
-    """Make a model's predicted IoU and stability mean what they say on labelled images; no mask changes."""
+    """Make a model's predicted IoU mean what it says on labelled images; no mask changes."""
     from pathlib import Path
 
     from pipeline.evaluation.calibrate import calibrate
 
-    lines, (multimask, single) = calibrate(checkpoint, data, Path(destination), limit, image_size)
-    for slot, line in lines.items():
+    for slot, line in calibrate(checkpoint, data, Path(destination), limit, image_size).items():
         print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
-    print(f"mask logits: x {multimask:.2f} (multimask outputs), x {single:.2f} (single output)")
 
 
 @models_app.command("verify")

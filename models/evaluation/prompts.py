@@ -70,7 +70,7 @@ def score_prompts(
         height=height,
     )
     scale = torch.tensor([pixels.shape[2] / width, pixels.shape[1] / height], device=sam.device)
-    points, boxes = points_and_boxes(truths, height, width)
+    points, boxes = _points_and_boxes(truths, height, width)
     points, boxes = points.to(sam.device) * scale, (boxes.to(sam.device).view(-1, 2, 2) * scale).flatten(1)
     found: tuple[list[PromptScores], list[PromptScores]] = ([], [])
     precision = torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16)
@@ -89,7 +89,7 @@ def score_prompts(
     return _join(found[0], num_outputs), _join(found[1], 1)
 
 
-def points_and_boxes(truths: list[bytes], height: int, width: int) -> tuple[Tensor, Tensor]:
+def _points_and_boxes(truths: list[bytes], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Center points (K, 2) and boxes x0, y0, x1, y1 (K, 4) of masks, in pixels of the image."""
     bbox = bounding_boxes(truths, height)
     points = np.zeros((len(truths), 2), np.float32)

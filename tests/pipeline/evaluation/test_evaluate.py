@@ -208,12 +208,9 @@ def test_wrong_labels_are_refused_before_the_model_is_loaded(tmp_path: Path) -> 
 
 def test_a_calibrated_model_predicts_what_comes_true(scenes: Path, tmp_path: Path) -> None:
     calibrated = tmp_path / "calibrated.safetensors"
-    lines, scales = calibrate("sam_tiny", str(scenes), calibrated, quiet=True)
-    assert sorted(lines) == [0, 1, 2, 3] and all(0.25 <= scale <= 16 for scale in scales)
+    assert sorted(calibrate("sam_tiny", str(scenes), calibrated, quiet=True)) == [0, 1, 2, 3]
     before = evaluate(recipe(), str(scenes), quiet=True)
     after = evaluate(recipe(checkpoint=str(calibrated)), str(scenes), quiet=True)
-    # half precision rounds what was multiplied
-    assert after.box_miou == pytest.approx(before.box_miou, abs=0.01)
-    assert after.point_miou_best == pytest.approx(before.point_miou_best, abs=0.01)
+    assert after.box_miou == before.box_miou and after.point_miou_best == before.point_miou_best
     errors = [one.calibration["all"].error or 0.0 for one in (before, after)]
     assert errors[1] < min(errors[0], 0.05)
