@@ -97,14 +97,14 @@ class MaskDecoder(nn.Module):
             block = max(1, BLOCK_ENTRIES // features.shape[2])
             cells, num_prompts = min(block, cells), max(1, block // cells)
         logits = [
-            torch.cat([self._upscale_cells(strip) @ some for strip in features[chosen].split(cells, dim=1)], dim=1)
+            torch.cat([self.upscale_cells(strip) @ some for strip in features[chosen].split(cells, dim=1)], dim=1)
             for chosen, some in zip(prompts.split(num_prompts), weights.split(num_prompts), strict=True)
         ]
         pixels = torch.cat(logits).transpose(1, 2).unflatten(2, (size, size, 2, 2, 2, 2))  # cell, then y, x twice
         return pixels.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(len(prompts), -1, 4 * size, 4 * size)
 
-    def _upscale_cells(self, x: Tensor) -> Tensor:
-        """(P, n, C) -> (P, n*16, C/8)."""
+    def upscale_cells(self, x: Tensor) -> Tensor:
+        """`output_upscaling` of n cells, channels last: (P, n, C) -> (P, n*2*2*2*2, C/8), a cell's y and x twice."""
         first, norm, gelu, second, _ = self.output_upscaling
         assert isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.sam.mask_decoder import DecodedPrompts, MaskDecoder
@@ -201,26 +201,14 @@ class _Group:
 def _every_mask(decoder: MaskDecoder, decoded: DecodedPrompts, slots: slice) -> Tensor:
     """Logits (B, slots, 4E, 4E) of every prompt: `MaskDecoder.masks` without the choice.
 
-    A transposed convolution whose stride is its size is a product for each pixel. Channels stay last until the logits,
-    which are fewer than the features: the backward pass is much faster so.
+    Channels stay last until the logits, which are fewer than the features: the backward pass is much faster so.
     """
-    up1, norm, gelu, up2, gelu2 = decoder.output_upscaling
     size = decoded.image_features.shape[2]
-    x = decoded.image_features.flatten(2).transpose(1, 2)  # (B, E*E, C)
-    x = _enlarge(x, up1)  # (B, E*E, 2*2, C/4)
-    x = gelu(norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # the norm wants (B, C/4, H, W)
-    x = gelu2(_enlarge(x, up2))  # (B, E*E, 2*2, 2*2, C/8)
+    features = decoder.upscale_cells(decoded.image_features.flatten(2).transpose(1, 2))  # (B, E*E*16, C/8)
     tokens = decoded.mask_tokens[:, slots].unbind(1)
     heads = decoder.output_hypernetworks_mlps[slots]
     weights = torch.stack([head(token) for head, token in zip(heads, tokens, strict=True)], dim=2)  # (B, C/8, slots)
-    logits = x.flatten(1, 3) @ weights  # (B, E*E*2*2*2*2, slots)
+    logits = (features @ weights).transpose(1, 2)  # (B, slots, E*E*16)
     # y, x of the cell, then of the first doubling, then of the second
-    logits = logits.unflatten(1, (size, size, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    logits = logits.unflatten(2, (size, size, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
     return logits.reshape(*logits.shape[:2], 4 * size, 4 * size)
-
-
-def _enlarge(x: Tensor, convolution: nn.Module) -> Tensor:
-    """A transposed convolution of size and stride 2 on pixels (..., C) -> (..., 2*2, C')."""
-    assert isinstance(convolution, nn.ConvTranspose2d) and convolution.bias is not None
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 2*2*C')
-    return (x @ weight).unflatten(-1, (4, -1)) + convolution.bias
