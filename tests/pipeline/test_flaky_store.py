@@ -27,6 +27,9 @@ from pipeline.run import run
 from pipeline.storage import Folder
 from pipeline.verify import verify_dataset
 
+# each request may wait for a retry, so that a run takes minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 12
 
@@ -162,7 +165,7 @@ def test_nothing_is_lost_and_nothing_doubled(s3_server: Path, tmp_path: Path) ->
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", str(recipe), "--json"]
     with flaky_proxy() as proxy:
         environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.url}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
         for kind in ("held up", "failed before", "failed after", "request cut", "answer cut"):
             assert proxy.done[kind] > 0, proxy.done
