@@ -45,6 +45,7 @@ def fill(disk: Path, leave: int) -> Path:
     return ballast
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_one_line_and_goes_on_once_there_is_room(
     small_disk: Path, tmp_path: Path, ray_session: None
 ) -> None:

@@ -49,6 +49,7 @@ def many_photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_is_committed_stays_and_the_next_run_does_the_rest(many_photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
