@@ -1,10 +1,11 @@
 """The sizes of a CLIP, as one dataclass and a table of small deltas over it."""
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from models.sizes import sizes_from_json
 
 Activation = Literal["quick_gelu", "gelu"]
 
@@ -83,29 +84,7 @@ class ClipConfig:
 
         Raises ValueError for text that is not a JSON object, for an unknown key and for a value of the wrong type.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"CLIP sizes: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"CLIP sizes: expected a JSON object, got {type(values).__name__}")
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in defaults:
-                nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)[0]
-                raise ValueError(f"CLIP sizes: unknown key {key!r}; did you mean {nearest!r}?")
-        return cls(**{key: _typed(key, value, defaults[key]) for key, value in values.items()})
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """`value` as the type of `default`: int, float, string, or tuple of the default's element type."""
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(_typed(key, element, default[0]) for element in value)
-    if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is type(default) and not isinstance(value, tuple):
-        return value
-    raise ValueError(f"CLIP sizes: {key}: {value!r} is not of type {type(default).__name__}")
+        return sizes_from_json(cls, text, "CLIP")
 
 
 _VIT_B_32 = ClipConfig()

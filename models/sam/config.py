@@ -1,10 +1,10 @@
 """The sizes of a SAM, as one dataclass and a table of small deltas over it."""
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass
-from typing import Any
+
+from models.sizes import sizes_from_json
 
 
 @dataclass(frozen=True)
@@ -60,35 +60,13 @@ class SamConfig:
 
         Raises ValueError for text that is not a JSON object, for an unknown key and for a value of the wrong type.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"SAM sizes: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"SAM sizes: expected a JSON object, got {type(values).__name__}")
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in defaults:
-                nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)[0]
-                raise ValueError(f"SAM sizes: unknown key {key!r}; did you mean {nearest!r}?")
-        return cls(**{key: _typed(key, value, defaults[key]) for key, value in values.items()})
+        return sizes_from_json(cls, text, "SAM")
 
 
 def _require_multiple(config: SamConfig, name: str, divisor: int, divisor_name: str) -> None:
     value = getattr(config, name)
     if divisor < 1 or value < 1 or value % divisor:
         raise ValueError(f"{name}: {value} is not a positive multiple of {divisor_name} ({divisor})")
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """`value` as the type of `default`: int, float, or tuple of the default's element type."""
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(_typed(key, element, default[0]) for element in value)
-    if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, int) and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError(f"SAM sizes: {key}: {value!r} is not of type {type(default).__name__}")
 
 
 _VIT_H = SamConfig()
