@@ -6,27 +6,23 @@ from typing import Any
 
 from PIL import Image
 
-from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import read_source
+from pipeline.pictures import decode, read_bytes
 
 # What readers open alike; other formats are decoded here.
 COPIED = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def picture(row: dict[str, Any]) -> tuple[bytes, str]:
-    """The file's bytes and its ending. Raises whatever reading or decoding it raises.
+    """The file's bytes and its ending. Raises ChangedPictureError, and whatever reading or decoding raises.
 
     An EXIF orientation, more than 8 bits or chosen bands are the run's reading of a file, which other readers may not
     share: masks would lie elsewhere. Such an image is written upright with 8 bits, as PNG.
     """
-    data = read_source(row["uri"], None, None)
-    decode = row["decode"] or {}
+    data, how = read_bytes(row), row["decode"] or {}
     ending = PurePosixPath(row["uri"].rpartition("!")[2]).suffix.lower()
-    plain = (decode.get("orientation") or 1) == 1 and (decode.get("bit_depth") or 8) == 8
+    plain = (how.get("orientation") or 1) == 1 and (how.get("bit_depth") or 8) == 8
     if plain and ending in COPIED:
         return data, ending
-    bands = decode.get("bands") or []
-    settings = DecodeSettings(bands=tuple(bands)) if len(bands) == 3 else DecodeSettings()
     sink = io.BytesIO()
-    Image.fromarray(decode_image(data, settings).pixels).save(sink, "PNG")
+    Image.fromarray(decode(row, data)).save(sink, "PNG")
     return sink.getvalue(), ".png"

@@ -1,7 +1,6 @@
 """Chosen images of a dataset with the outlines of their masks."""
 
 import base64
-import hashlib
 import itertools
 import json
 import math
@@ -20,9 +19,8 @@ import pyarrow.compute as pc
 from models.masks.rle import decode_patch
 from pipeline.dataset import Dataset, Part
 from pipeline.errors import StoreError
+from pipeline.pictures import ChangedPictureError, decode, read_bytes
 from pipeline.report.outlines import outline
-from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import read_source
 
 SIDE = 512  # pixels of a thumbnail's longer side, at most
 UNITS = 2048  # the longer side in the units of outlines
@@ -124,6 +122,8 @@ def _read_thumbnails(rows: list[dict[str, Any]], deadline: float) -> list[bytes 
                 found[index] = _thumbnail(row)
             except FileNotFoundError:
                 found[index] = "the picture is no longer where it was"
+            except ChangedPictureError as error:
+                found[index] = str(error)
             except Exception as error:  # stores and broken files fail in ways of their own
                 found[index] = f"the picture cannot be read ({type(error).__name__})"
 
@@ -141,15 +141,8 @@ def _read_thumbnails(rows: list[dict[str, Any]], deadline: float) -> list[bytes 
 def _thumbnail(row: dict[str, Any]) -> bytes | str:
     if row["width"] * row["height"] > MAX_PIXELS:
         return "the picture is too large for a thumbnail"
-    data = read_source(row["uri"], None, None)
-    if row["content_sha256"] is not None and hashlib.sha256(data).hexdigest() != row["content_sha256"]:
-        return "the picture has changed since it was annotated"
-    bands = (row["decode"] or {}).get("bands") or []
-    chosen = (bands[0], bands[1], bands[2]) if len(bands) == 3 and bands != [0, 1, 2] else None
-    pixels = decode_image(data, DecodeSettings(max_pixels=MAX_PIXELS, bands=chosen)).pixels
+    pixels = decode(row, read_bytes(row), MAX_PIXELS)
     height, width = pixels.shape[:2]
-    if (width, height) != (row["width"], row["height"]):
-        return "the picture has another size than when it was annotated"
     shrink = min(1.0, SIDE / max(width, height))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     small = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)

@@ -1,6 +1,5 @@
 """Where a training's images come from: labelled folders, and datasets with the original images."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +10,11 @@ import pyarrow as pa
 
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.evaluation.evaluate import all_segments
+from pipeline.pictures import decode, read_bytes
 from pipeline.rounds import INDEX, Round, read_index
 from pipeline.storage import Folder
 from stages.decode_image import describe
-from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import read_source
+from stages.decode_pixels import DecodeSettings
 
 HUMAN_WEIGHT = 10.0  # Kirillov et al. 2023, appendix A: manual masks are drawn ten times as often
 HUMAN_SOURCES = ("human", "imported")
@@ -116,17 +115,12 @@ def _part(folder: Folder, number: int, part: int) -> pa.Table:
 
 def _read_picture(record: dict[str, Any]) -> np.ndarray:
     """The picture as the run decoded it, if it is still the same file."""
-    uri, bands = record["uri"], (record["decode"] or {}).get("bands") or []
     try:
-        data = read_source(uri, None, None)
-        if hashlib.sha256(data).hexdigest() != record["content_sha256"]:
-            raise ValueError("its content is not what was labelled")
-        settings = DecodeSettings(bands=tuple(bands)) if len(bands) == 3 else DecodeSettings()
-        pixels = decode_image(data, settings).pixels
+        return decode(record, read_bytes(record))
     except Exception as error:  # a picture may vanish or break in any way: the line says which one and how
-        raise ValueError(f"{uri}: cannot be read ({describe(error)}); run the dataset again or leave it out") from error
-    assert pixels.shape[:2] == (record["height"], record["width"]), "the same bytes decode to the same size"
-    return pixels
+        raise ValueError(
+            f"{record['uri']}: cannot be read ({describe(error)}); run the dataset again or leave it out"
+        ) from error
 
 
 def _weight(mask: dict[str, Any]) -> float:

@@ -300,7 +300,7 @@ def test_a_picture_that_is_gone_changed_or_broken_is_shown_as_masks_on_grey(tmp_
 
 
 def test_a_store_that_hangs_does_not_hold_the_page(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.report.gallery.read_source", lambda *_: time.sleep(5))
+    monkeypatch.setattr("pipeline.pictures.read_source", lambda *_: time.sleep(5))
     started = time.monotonic()
     text, page = _page(small, picture_seconds=0.3)
     assert time.monotonic() - started < 4

@@ -1,0 +1,37 @@
+"""An image row's picture, read again as the run read it."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from stages.decode_pixels import DecodeSettings, decode_image
+from stages.read_source import read_source
+
+
+class ChangedPictureError(ValueError):
+    """The file at a row's URI is no longer the one that was annotated."""
+
+
+def read_bytes(row: dict[str, Any]) -> bytes:
+    """The file. Raises ChangedPictureError for another content (where the row tells its hash), else what reading it
+    raises."""
+    data = read_source(row["uri"], None, None)
+    if row["content_sha256"] is not None and hashlib.sha256(data).hexdigest() != row["content_sha256"]:
+        raise ChangedPictureError("the picture has changed since it was annotated")
+    return data
+
+
+def decode(row: dict[str, Any], data: bytes, max_pixels: int | None = None) -> np.ndarray:
+    """Its pixels (H, W, 3) uint8 RGB, of the bands that the run chose.
+
+    Raises ChangedPictureError for another size than the row's, else whatever decoding raises.
+    """
+    bands = (row["decode"] or {}).get("bands") or []
+    settings: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    if len(bands) == 3 and bands != [0, 1, 2]:
+        settings["bands"] = tuple(bands)
+    pixels = decode_image(data, DecodeSettings(**settings)).pixels
+    if pixels.shape[:2] != (row["height"], row["width"]):
+        raise ChangedPictureError("the picture has another size than when it was annotated")
+    return pixels
