@@ -2,15 +2,17 @@
 
 import json
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+
+from pipeline.cli_options import one_of
+from pipeline.storage import split_file
 
 Format = Literal["table", "json", "csv", "parquet"]
 MAX_PRINTED = 50
@@ -19,10 +21,7 @@ MAX_PRINTED = 50
 def choose_format(name: str | None, output: str | None) -> Format:
     """The format that is asked for, or else what the file's ending says, or else a table. Raises ValueError."""
     endings: dict[str, Format] = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-    formats: tuple[Format, ...] = get_args(Format)
-    chosen = next((one for one in formats if one == name), None)
-    if name is not None and chosen is None:
-        raise ValueError(f"--format: {name!r} is none of {', '.join(formats)}")
+    chosen: Format | None = None if name is None else one_of("--format", name, Format)
     if chosen is None and output is not None:
         chosen = endings.get(Path(output).suffix)
         if chosen is None:
@@ -47,15 +46,9 @@ def print_answer(answer: pa.Table, chosen: Format) -> None:
 
 
 def save_answer(answer: pa.Table, chosen: Format, path: str) -> None:
-    """The file appears whole or not at all."""
-    target = Path(path).expanduser()
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            file.write(_encoded(answer, chosen))
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(target)
+    """The file, on disk or in a bucket, appears whole or not at all."""
+    folder, name = split_file(path)
+    folder.write(name, _encoded(answer, chosen))
 
 
 def _encoded(answer: pa.Table, chosen: Format) -> bytes:

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from pipeline.cli_dataset import export_command, import_command, query_command, report_command
+from pipeline.cli_models import models_app
+from pipeline.cli_options import AsJson
 
 app = typer.Typer(
     help="MaskFoundry turns a bucket of images into a segmentation dataset.",
@@ -20,7 +23,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-o", metavar="FIELD=VALUE", help="Set a recipe field: -o generate.points_per_side=16"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
 
 @app.command("run")
@@ -264,197 +266,11 @@ def evaluate_command(
         print(f"left out: {without:,} images without masks, {empty:,} masks of no pixel")
 
 
-@app.command("query")
-def query_command(
-    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
-    predicate: Annotated[
-        str | None, typer.Argument(help='SQL over a mask and its image: "predicted_iou > .9 and area > 1000"')
-    ] = None,
-    sql: Annotated[str | None, typer.Option(help="A whole SELECT over the views `images` and `masks` instead.")] = None,
-    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
-    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Every round, not each image's newest.")] = False,
-    candidates: Annotated[bool, typer.Option("--candidates", help="Stored rejected masks too.")] = False,
-    output_format: Annotated[
-        str | None, typer.Option("--format", help="table, json (lines), csv or parquet; by default as --output ends.")
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Write the matching rows and masks as a dataset.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave damaged parts out.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Find masks by what is known about them."""
-    from pipeline.answers import choose_format, print_answer, save_answer
-    from pipeline.dataset import open_dataset
-    from pipeline.query import query
-    from pipeline.subset import write_subset
-
-    if sql is not None and (predicate is not None or subset is not None):
-        raise ValueError("--sql: a whole statement takes neither a predicate nor --subset; give one of them")
-    chosen = choose_format(output_format, output)
-    found = open_dataset(dataset, round_number, all_rounds, candidates)
-    if predicate is not None:
-        found = found.filter(predicate)
-    if subset is not None:
-        summary = write_subset(found, subset, quiet=as_json)
-        print(
-            json.dumps(summary.as_dict())
-            if as_json
-            else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
-        )
-        return
-    answer, bad = query(found, sql, skip_bad)
-    for path in bad:
-        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
-    if output is None:
-        print_answer(answer, "json" if as_json else chosen)
-    else:
-        save_answer(answer, chosen, output)
-        print(f"{answer.num_rows:,} rows → {output}")
-
-
-@app.command("export")
-def export_command(
-    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
-    output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
-    layout: Annotated[str, typer.Option(help="sa1b, coco or webdataset.")] = "coco",
-    pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
-    where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a dataset in another tool's layout."""
-    from typing import get_args
-
-    from pipeline.dataset import open_dataset
-    from pipeline.export.write import Layout, export
-
-    known: tuple[Layout, ...] = get_args(Layout)
-    chosen = next((one for one in known if one == layout), None)
-    if chosen is None:
-        raise ValueError(f"--layout: {layout!r} is none of {', '.join(known)}")
-    found = open_dataset(dataset)
-    summary = export(found if where is None else found.filter(where), output, chosen, pictures, quiet=as_json)
-    if as_json:
-        print(json.dumps(summary.as_dict()))
-        return
-    print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
-    if summary.missing:
-        print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
-
-
-@app.command("import")
-def import_command(
-    labels: Annotated[str, typer.Argument(help="A COCO or LVIS JSON, or a folder of SA-1B's JSON files.")],
-    output: Annotated[str, typer.Argument(help="The dataset to write, on disk or in a bucket.")],
-    images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
-    source: Annotated[str, typer.Option(help="Who made the masks: human, or imported from a machine.")] = "human",
-    as_json: AsJson = False,
-) -> None:
-    """Read other tools' masks into a dataset."""
-    from typing import get_args
-
-    from pipeline.import_labels import Source, import_labels
-
-    known: tuple[Source, ...] = get_args(Source)
-    chosen = next((one for one in known if one == source), None)
-    if chosen is None:
-        raise ValueError(f"--source: {source!r} is none of {', '.join(known)}")
-    summary = import_labels(labels, output, images, chosen, quiet=as_json)
-    if as_json:
-        print(json.dumps(summary.as_dict()))
-    else:
-        print(f"{summary.masks:,} masks of {summary.images:,} images ({summary.failed:,} failed) → {summary.output}")
-    if summary.images and summary.failed == summary.images:
-        raise typer.Exit(1)
-
-
-@app.command("report")
-def report_command(
-    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="The page's file; by default report/index.html in the dataset.")
-    ] = None,
-    gallery: Annotated[int, typer.Option(min=0, max=500, help="How many images are shown with their masks.")] = 24,
-    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write one HTML page about a dataset: figures, charts, failures, pictures with their masks."""
-    from pipeline.dataset import open_dataset
-    from pipeline.report.write import write_report
-
-    summary = write_report(open_dataset(dataset, round_number), output, gallery)
-    if as_json:
-        print(json.dumps(summary.as_dict()))
-        return
-    for path in summary.bad_parts:
-        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
-    print(
-        f"{summary.images:,} images, {summary.masks:,} masks; {summary.pictures:,} pictures, "
-        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s → {summary.output}"
-    )
-
-
-models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
+app.command("query")(query_command)
+app.command("export")(export_command)
+app.command("import")(import_command)
+app.command("report")(report_command)
 app.add_typer(models_app, name="models")
-
-
-@models_app.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """Embedded and published models."""
-    from dataclasses import asdict
-
-    from models.weights import available_models
-
-    models = available_models()
-    if as_json:
-        print(json.dumps([asdict(model) for model in models]))
-        return
-    table = Table("name", "size", "from")
-    for model in models:
-        table.add_row(model.name, f"{model.num_bytes / 1e6:,.0f} MB", f"{model.origin}: {model.location}")
-    Console(soft_wrap=True).print(table)
-
-
-@models_app.command("convert")
-def models_convert(
-    source: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file or folder.")],
-    destination: Annotated[str, typer.Argument(help="The file to write: .pth (official layout) or .safetensors.")],
-) -> None:
-    """Write a checkpoint in another layout."""
-    from pathlib import Path
-
-    from models.weights import convert
-
-    convert(source, Path(destination))
-    print(f"{source} → {destination}")
-
-
-@models_app.command("calibrate")
-def models_calibrate(
-    checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file or folder.")],
-    destination: Annotated[str, typer.Argument(help="The .safetensors file to write.")],
-    data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
-    limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Another input size in pixels, for which to write it.")] = None,
-) -> None:
-    """Make a model's predicted IoU mean what it says on labelled images; no mask changes."""
-    from pathlib import Path
-
-    from pipeline.evaluation.calibrate import calibrate
-
-    for slot, line in calibrate(checkpoint, data, Path(destination), limit, image_size).items():
-        print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
-
-
-@models_app.command("verify")
-def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint file.")]) -> None:
-    """Load a checkpoint strictly and print its checksum and size."""
-    from models.weights import verify_checkpoint
-
-    found = verify_checkpoint(checkpoint)
-    print(
-        f"{found.path}: in order, {found.layout} layout, {found.num_parameters / 1e6:.1f} M parameters, "
-        f"{found.config.image_size} px input, sha256 {found.sha256}"
-    )
 
 
 def main() -> None:

@@ -125,6 +125,14 @@ def to_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def split_file(path: str) -> tuple[Folder, str]:
+    """The folder of a file at a path or URI, and its name. Raises ValueError for a folder."""
+    parent, mark, name = path.rpartition("/")
+    if not name:
+        raise ValueError(f"--output: {path!r} is a folder; name a file in it")
+    return Folder(parent or ("/" if mark else ".")), name
+
+
 def _create(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "xb") as file:

@@ -9,7 +9,7 @@ from pipeline.report.facts import choose_parts, read_facts
 from pipeline.report.gallery import read_gallery
 from pipeline.report.page import Content, render_page
 from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.storage import Folder, split_file
 
 PAGE = "report/index.html"
 NUM_PICTURES = 24
@@ -58,7 +58,7 @@ def write_report(
     record = Round(folder, dataset.rounds[-1]).read_record() if dataset.rounds else None
     num_parts = len(parts) if max_images is None else len(dataset.parts())
     page = render_page(Content(dataset.uri, dataset.rounds, num_parts, facts, pictures, record or {}))
-    target, name = (folder, PAGE) if output is None else _split(output)
+    target, name = (folder, PAGE) if output is None else split_file(output)
     target.write(name, page)
     return ReportSummary(
         output=f"{target.uri.rstrip('/')}/{name}" if output is None else output,
@@ -79,10 +79,3 @@ def report_on_run(output: str, round_number: int) -> tuple[str | None, str | Non
         return write_report(dataset, max_images=RUN_IMAGES, picture_seconds=RUN_PICTURE_SECONDS).output, None
     except Exception as error:  # the run is done and committed, whatever befalls its picture
         return None, " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _split(output: str) -> tuple[Folder, str]:
-    parent, mark, name = output.rpartition("/")
-    if not name:
-        raise ValueError(f"--output: {output!r} is a folder; name a file, such as {output}report.html")
-    return Folder(parent or ("/" if mark else ".")), name

@@ -1,0 +1,15 @@
+"""What several commands' options share."""
+
+from typing import Annotated, Any, get_args
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
+
+
+def one_of(option: str, value: str, literal: Any) -> Any:
+    """`value` if it is one of a Literal's. Raises ValueError, naming the option, if not."""
+    known = get_args(literal)
+    if value not in known:
+        raise ValueError(f"{option}: {value!r} is none of {', '.join(known)}")
+    return value
