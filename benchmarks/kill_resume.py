@@ -63,7 +63,7 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         before = committed(recipe)
         run = start(root)
         # a random share of what is left for this run, counted in images, so that every kill comes in the middle
-        wait_for(recipe, run, len(before) + moments.randrange(per_run))
+        wait_for(root, run, len(before) + moments.randrange(per_run), arguments.commit_every)
         time.sleep(moments.random() * 0.5)
         kill_tree(run)
         after = committed(recipe)
@@ -126,8 +126,9 @@ def committed(recipe: Recipe) -> set[str]:
     return set(Round(Folder(recipe.output), 0).committed()["image_id"].to_pylist())
 
 
-def wait_for(recipe: Recipe, run: "subprocess.Popen[str]", count: int) -> None:
-    while len(committed(recipe)) <= count:
+def wait_for(root: Path, run: "subprocess.Popen[str]", count: int, commit_every: int) -> None:
+    """Until more than `count` images are committed; counted in part files, which cost the run nothing to look at."""
+    while len(list((root / "bucket/out").glob("round=000/part-*.parquet"))) * commit_every <= count:
         assert run.poll() is None, "the run ended before it was killed"
         time.sleep(0.1)
 
@@ -156,7 +157,7 @@ def serve_s3(root: Path) -> "subprocess.Popen[bytes]":
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", address]
-    command += ["--auth-key", f"{key},{secret}", "--dir-cache-time", "0", "--vfs-cache-mode", "off", str(root)]
+    command += ["--auth-key", f"{key},{secret}", "--vfs-cache-mode", "off", str(root)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": key,

@@ -28,7 +28,7 @@ def build_graph(
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order; and the
     window that must be told how many of them are committed."""
     import ray.data
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from pipeline.in_flight import Window, max_in_flight
 
@@ -60,7 +60,13 @@ def build_graph(
             num_gpus=resources.gpus_per_actor,
             **batches,
         )
-        .map_batches(FilterMasks(recipe.filter, _stored(recipe)), batch_size=None, num_cpus=FILTER_CPUS, **batches)
+        .map_batches(
+            FilterMasks(recipe.filter, _stored(recipe)),
+            compute=TaskPoolStrategy(size=resources.filter_tasks),
+            batch_size=None,
+            num_cpus=FILTER_CPUS,
+            **batches,
+        )
     )
     window = Window([block.num_rows for block in blocks], max_in_flight(chunks, resources.sam_actors))
     window.bind(dataset)

@@ -7,12 +7,14 @@ from pipeline.recipe import ResourceSettings
 
 CPU_ACTOR_BYTES = 4 << 30  # memory to leave each model on a CPU; a ViT-H in fp32 needs about that
 TASK_CPUS = 0.5  # the slot of a decoding or filtering task: both are brief beside the model
+CPU_ACTORS_PER_FILTER = 4  # a model on a CPU takes ten times as long for an image as filtering its masks, and more
 TASK_SHARE = 0.25  # of a node's CPUs that actors leave to such tasks; two CPUs, the least Ray is given, leave one slot
 
 
 @dataclass(frozen=True)
 class Resources:
-    """`cpus_per_actor` are the slots an actor holds, `threads_per_actor` the threads its model uses."""
+    """`cpus_per_actor` are the slots an actor holds, `threads_per_actor` the threads its model uses. `filter_tasks` run
+    at once: without a bound tasks that ask for next to no CPU start process after process, a second or more each."""
 
     sam_actors: int
     gpus_per_actor: float
@@ -21,6 +23,7 @@ class Resources:
     images_per_batch: int
     crops_per_batch: int
     points_per_batch: int
+    filter_tasks: int
     device: str
 
 
@@ -50,5 +53,6 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node]) -> Resource
         images_per_batch=(4 if gpus else 1) if settings.images_per_batch == "auto" else settings.images_per_batch,
         crops_per_batch=(4 if gpus else 1) if settings.crops_per_batch == "auto" else settings.crops_per_batch,
         points_per_batch=(256 if gpus else 64) if settings.points_per_batch == "auto" else settings.points_per_batch,
+        filter_tasks=actors if gpus else -(-actors // CPU_ACTORS_PER_FILTER),
         device="cuda" if gpus else "cpu",
     )
