@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.evaluation.overlap import pairwise_iou
+from models.masks.matching import match_one_to_one
 
 MATCHED = 0.95  # IoU from which two masks count as the same
 
@@ -68,22 +69,6 @@ class Agreement:
     def count_difference(self) -> float:
         """|ours - reference| / reference; against an empty reference, the number of ours."""
         return abs(self.num_ours - self.num_reference) / max(1, self.num_reference)
-
-
-def match_one_to_one(iou: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (row, column) taken greedily, the highest IoU first; every row and column at most once, no pair of IoU 0.
-
-    Equal values are taken in row-major order.
-    """
-    rows, columns = np.nonzero(iou > 0)
-    best_first = np.argsort(-iou[rows, columns], kind="stable")
-    free_rows, free_columns = np.ones(iou.shape[0], bool), np.ones(iou.shape[1], bool)
-    pairs = []
-    for row, column in zip(rows[best_first].tolist(), columns[best_first].tolist(), strict=True):
-        if free_rows[row] and free_columns[column]:
-            free_rows[row] = free_columns[column] = False
-            pairs.append((row, column))
-    return pairs
 
 
 def agreement(reference: ScoredMasks, ours: ScoredMasks) -> Agreement:

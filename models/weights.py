@@ -71,6 +71,8 @@ __all__ = [
 
 # The metadata key of a checkpoint's own vocabulary, in OpenAI's form.
 MERGES_NOTE = "bpe_merges"
+# Of a CLIP's checkpoint: the views of masks that it was trained on, as JSON.
+VIEWS_NOTE = "maskfoundry_views"
 OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 

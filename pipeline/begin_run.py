@@ -3,27 +3,44 @@
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+
+import pyarrow as pa
 
 from pipeline.fingerprint import Fingerprint, changes
 from pipeline.lease import Lease, hold_lease
 from pipeline.recipe import Recipe
-from pipeline.rounds import Round, publish, round_numbers
+from pipeline.rounds import Round, publish, round_numbers, settled_rounds
 from pipeline.shards import Shard
 from pipeline.storage import Folder
 
 
+@dataclass(frozen=True)
+class Into:
+    """A round that readers must not see yet, the images for it (a listing), and what its record says besides."""
+
+    target: Round
+    listing: pa.Table
+    notes: dict[str, Any]
+
+
 def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
-    """The newest round, or with `new_round` the next one; of shards the first to come starts it, and the others join
-    it, as long as they have not been in it and it is of their settings."""
-    numbers = round_numbers(folder)
+    """The newest round that is not withheld, or with `new_round` the next one; of shards the first to come starts it,
+    and the others join it, as long as they have not been in it and it is of their settings."""
+    numbers = settled_rounds(folder)
     newest = Round(folder, numbers[-1] if numbers else 0, shard)
     if not new_round or not numbers:
         return newest
     record = newest.read_record() if shard else None
     same = record and record.get("shards") == _num_shards(newest) and record["fingerprints"] == mark.links
-    return newest if same and not newest.has_begun() else Round(folder, newest.number + 1, shard)
+    return newest if same and not newest.has_begun() else next_round(folder, shard)
+
+
+def next_round(folder: Folder, shard: Shard | None = None) -> Round:
+    """The round after all that stand on disk."""
+    return Round(folder, max(round_numbers(folder), default=-1) + 1, shard)
 
 
 def check_record(target: Round, mark: Fingerprint) -> bool:
@@ -34,6 +51,8 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
     where = f"output: {target.folder.uri}/{target.name}"
     if "subset_of" in record:
         raise ValueError(f"{where} is a subset that a query wrote; choose another output")
+    if "imported" in record:
+        raise ValueError(f"{where} is an import; use `maskfoundry refresh` or another output")
     if record["fingerprints"]["generate"] != mark.links["generate"]:
         changed = changes(record["settings"]["generate"], mark.content["generate"])
         raise ValueError(
@@ -56,8 +75,11 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
 
 
 @contextmanager
-def begin_run(target: Round, recipe: Recipe, mark: Fingerprint, sha256: str, run_id: str) -> Iterator[Lease]:
-    """Take the lease, then write the round's record and publish it, so that a killed run is known by its fingerprint.
+def begin_run(
+    target: Round, recipe: Recipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
+) -> Iterator[Lease]:
+    """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
+    that a killed run is known by its fingerprint.
 
     Raises ValueError where the output cannot be written or another run is writing it.
     """
@@ -68,8 +90,10 @@ def begin_run(target: Round, recipe: Recipe, mark: Fingerprint, sha256: str, run
             if target.shard is None:
                 target.finish_merge()
             if not check_record(target, mark):
-                if not target.create_record(_new_record(target, recipe, mark, sha256)):
+                record = _new_record(target, recipe, mark, sha256) | (into.notes if into else {})
+                if not target.create_record(record):
                     check_record(target, mark)  # another shard's, a moment ago
+            if into is None:  # also one that was killed before it came to this
                 publish(target.folder, target.number)
         except OSError as error:
             raise ValueError(

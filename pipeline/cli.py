@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli_dataset import export_command, import_command, query_command, report_command
+from pipeline.cli_loop import refresh_command, rollback_command
 from pipeline.cli_models import models_app
 from pipeline.cli_options import AsJson
 
@@ -214,7 +215,8 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         print(json.dumps([asdict(one) for one in rounds]))
         return
     for one in rounds:
-        print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts")
+        hidden = "" if one.published else "; not published, so readers do not see it"
+        print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts{hidden}")
         if one.last_run:
             print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
         for live in one.live:
@@ -270,6 +272,8 @@ app.command("query")(query_command)
 app.command("export")(export_command)
 app.command("import")(import_command)
 app.command("report")(report_command)
+app.command("refresh")(refresh_command)
+app.command("rollback")(rollback_command)
 app.add_typer(models_app, name="models")
 
 

@@ -59,42 +59,61 @@ def query_command(
 def export_command(
     dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
     output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
-    layout: Annotated[str, typer.Option(help="sa1b, coco or webdataset.")] = "coco",
+    layout: Annotated[str, typer.Option(help="sa1b, coco, webdataset or label-studio.")] = "coco",
     pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
+    short_side: Annotated[
+        int | None, typer.Option(min=1, help="Make larger pictures and their masks so small; needs --images.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="TRAIN/VAL/TEST", help="Shares, as 80/10/10; near-duplicates stay together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a dataset in another tool's layout."""
     from pipeline.dataset import open_dataset
+    from pipeline.export.split import parse_shares
     from pipeline.export.write import Layout, export
 
     chosen: Layout = one_of("--layout", layout, Layout)
+    shares = None if split is None else parse_shares(split)
     found = open_dataset(dataset)
-    summary = export(found if where is None else found.filter(where), output, chosen, pictures, quiet=as_json)
+    found = found if where is None else found.filter(where)
+    summary = export(found, output, chosen, pictures, as_json, short_side, shares, seed)
     if as_json:
         print(json.dumps(summary.as_dict()))
         return
     print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
+    if summary.lost_masks:
+        print(f"left out, as no pixel of them is left: {summary.lost_masks:,} masks")
     if summary.missing:
         print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
 
 
 def import_command(
-    labels: Annotated[str, typer.Argument(help="A COCO or LVIS JSON, or a folder of SA-1B's JSON files.")],
-    output: Annotated[str, typer.Argument(help="The dataset to write, on disk or in a bucket.")],
+    labels: Annotated[
+        str, typer.Argument(help="COCO, LVIS or Label Studio JSON; a folder of SA-1B's files or WebDataset archives.")
+    ],
+    output: Annotated[str, typer.Argument(help="A dataset; one that exists gets a round of the corrected images.")],
     images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
     source: Annotated[str, typer.Option(help="Who made the masks: human, or imported from a machine.")] = "human",
     as_json: AsJson = False,
 ) -> None:
     """Read other tools' masks into a dataset."""
-    from pipeline.import_labels import Source, import_labels
+    from pipeline.imports.write import Source, import_labels
 
     chosen: Source = one_of("--source", source, Source)
     summary = import_labels(labels, output, images, chosen, quiet=as_json)
     if as_json:
         print(json.dumps(summary.as_dict()))
     else:
-        print(f"{summary.masks:,} masks of {summary.images:,} images ({summary.failed:,} failed) → {summary.output}")
+        print(
+            f"{summary.masks:,} masks of {summary.images:,} images ({summary.corrected:,} corrected, "
+            f"{summary.failed:,} failed) → {summary.output}/round={summary.round:03d}"
+        )
+        if summary.failures:
+            print(f"failed: {summary.failures[0]}")
     if summary.images and summary.failed == summary.images:
         raise typer.Exit(1)
 

@@ -118,17 +118,28 @@ def read_pixels(image: LabelledImage, settings: DecodeSettings) -> np.ndarray:
 def read_coco(source: Path) -> Record:
     """A COCO file's content, its images and annotations lists of records. Raises ValueError if it is none."""
     try:
-        coco = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        data = source.read_bytes()
+    except OSError as error:
         raise ValueError(
             f"labels {source}: cannot be read ({describe(error)}); give a folder with {ANNOTATIONS}, or a COCO JSON"
         ) from None
+    return parse_coco(data, str(source))
+
+
+def parse_coco(data: bytes, where: str) -> Record:
+    """`read_coco` of a file's bytes."""
+    try:
+        coco = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"labels {where}: cannot be read ({describe(error)}); give a folder with {ANNOTATIONS}, or a COCO JSON"
+        ) from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"labels {source}: broken JSON ({error}); write the file anew") from None
+        raise ValueError(f"labels {where}: broken JSON ({error}); write the file anew") from None
     for name in ("images", "annotations"):
         listed = coco.get(name) if isinstance(coco, dict) else None
         if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-            raise ValueError(f"labels {source}: {name} is not a list of records; give a COCO JSON file")
+            raise ValueError(f"labels {where}: {name} is not a list of records; give a COCO JSON file")
     return coco
 
 

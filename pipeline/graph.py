@@ -50,6 +50,7 @@ def build_graph(
                 "crops_per_batch": resources.crops_per_batch,
                 "device": resources.device,
                 "num_threads": resources.threads_per_actor,
+                "compiled": recipe.resources.compile,
                 "round_number": round_number,
                 "attempts": attempts,
                 "image_timeout": recipe.run.image_timeout,

@@ -37,6 +37,11 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     return validate_recipe(content)
 
 
+def read_recipe(name_or_path: str) -> dict[str, Any]:
+    """A recipe's plain values, as written. Raises ValueError if there is none."""
+    return _read(_find(name_or_path))
+
+
 def apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
     """Set `field=value` pairs in plain recipe values. Raises ValueError for one that is not of that form."""
     for override in overrides:

@@ -40,7 +40,8 @@ class RaySettings(BaseModel):
 
 
 class ResourceSettings(BaseModel):
-    """How many of what; `auto` is resolved on the driver and recorded. Nothing here changes a result."""
+    """How many of what; `auto` is resolved on the driver and recorded. Nothing here changes a result beyond rounding.
+    `compile` has torch compile the model: each actor's first image then takes minutes, and the others less time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,6 +51,7 @@ class ResourceSettings(BaseModel):
     images_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     crops_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     points_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    compile: bool = False
 
 
 class Recipe(BaseModel):

@@ -9,7 +9,7 @@ from pipeline.lease import hold_lease
 from pipeline.load_recipe import apply_overrides, validate_recipe
 from pipeline.ray_runtime import connected_ray
 from pipeline.replay import replay_round
-from pipeline.rounds import Round, round_numbers
+from pipeline.rounds import Round, settled_rounds
 from pipeline.storage import Folder
 
 
@@ -20,12 +20,14 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     that were not stored.
     """
     folder = Folder(dataset)
-    numbers = round_numbers(folder)
+    numbers = settled_rounds(folder)
     record = Round(folder, numbers[-1]).read_record() if numbers else None
     if record is None:
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
     if "subset_of" in record:
         raise ValueError(f"dataset: {dataset!r} is a subset without the rejected candidates; filter what it is of")
+    if "imported" in record:
+        raise ValueError(f"dataset: {dataset!r} is an import without candidates; there is nothing to filter")
     for override in overrides:
         if not override.startswith("filter."):
             raise ValueError(f"-o {override!r}: only filter.… can be replayed; other settings need `maskfoundry run`")

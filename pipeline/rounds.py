@@ -181,13 +181,33 @@ def round_numbers(folder: Folder) -> list[int]:
     return sorted(int(name[6:]) for name in names if re.fullmatch(r"round=\d{3,}", name))
 
 
+def settled_rounds(folder: Folder) -> list[int]:
+    """The rounds that stand on disk and that no refresh or rollback withholds, in order."""
+    withheld = read_index(folder).get("withheld", [])
+    return [number for number in round_numbers(folder) if number not in withheld]
+
+
 def publish(folder: Folder, number: int) -> None:
     """Let readers see a round."""
+    _list_round(folder, number, published=True)
+
+
+def withhold(folder: Folder, number: int) -> None:
+    """Keep a round from readers: one that is not ready, or is taken back. Its files stay, and runs leave it alone."""
+    _list_round(folder, number, published=False)
+
+
+def _list_round(folder: Folder, number: int, published: bool) -> None:
     index = read_index(folder)
-    if number not in index["published"]:
-        index["published"] = sorted([*index["published"], number])
-        index["rounds"] = sorted({*index["rounds"], number})
-        folder.write_json(INDEX, index)
+    before, withheld = set(index["published"]), set(index.get("withheld", []))
+    changed = dict(index)
+    changed["rounds"] = sorted({*index["rounds"], number})
+    changed["published"] = sorted(before | {number} if published else before - {number})
+    changed["withheld"] = sorted(withheld - {number} if published else withheld | {number})
+    if not changed["withheld"]:
+        del changed["withheld"]
+    if changed != index:
+        folder.write_json(INDEX, changed)
 
 
 def read_index(folder: Folder) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from models.weights import load_sam
 from pipeline.attempts import RayAttempts
-from pipeline.begin_run import begin_run, check_record, choose_round
+from pipeline.begin_run import Into, begin_run, check_record, choose_round
 from pipeline.chunks import Plan, plan_chunks
 from pipeline.commit import Committer, Tally
 from pipeline.errors import RunError, StoreError
@@ -27,6 +27,7 @@ from pipeline.recipe import Recipe
 from pipeline.replay import Replayed, replay_round
 from pipeline.resources import Resources, resolve_resources
 from pipeline.rounds import Round, read_index
+from pipeline.settle import settled
 from pipeline.shards import Shard
 from pipeline.storage import Folder
 
@@ -56,14 +57,23 @@ def run(
     new_round: bool = False,
     quiet: bool = False,
     shard: Shard | None = None,
+    into: Into | None = None,
 ) -> RunSummary:
     """Write (or go on with) a round of the dataset at `recipe.output`; with `shard`, of its images and parts only.
+    `into` names the round and its images instead, and leaves publishing to the caller.
 
     Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph or the
     store fails; what was committed by then stays, and the same call goes on from there.
     """
+    with settled(recipe) as recipe:
+        return _run(recipe, retry_failed, new_round, quiet, shard, into)
+
+
+def _run(
+    recipe: Recipe, retry_failed: bool, new_round: bool, quiet: bool, shard: Shard | None, into: Into | None
+) -> RunSummary:
     started = time.time()
-    listing = list_images(recipe.input, recipe.include, recipe.exclude)
+    listing = into.listing if into else list_images(recipe.input, recipe.include, recipe.exclude)
     if shard:
         listing = shard.take(listing)
     # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
@@ -71,14 +81,14 @@ def run(
     mark = fingerprint(recipe, sha256)
     folder = Folder(recipe.output)
     read_index(folder)
-    target = choose_round(folder, mark, new_round, shard)
+    target = into.target if into else choose_round(folder, mark, new_round, shard)
     check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
         resources = resolve_resources(recipe.resources, nodes)
-        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id))
+        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
         committer = Committer(target, run_id, mark.links)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline.lease import live_leases
-from pipeline.rounds import Round, round_numbers
+from pipeline.rounds import Round, read_index, round_numbers
 from pipeline.storage import Folder
 
 
@@ -21,6 +21,7 @@ class RoundStatus:
     failed: int
     last_run: dict[str, Any] | None
     live: list[dict[str, Any]]
+    published: bool
 
 
 def read_status(dataset: str) -> list[RoundStatus]:
@@ -29,10 +30,11 @@ def read_status(dataset: str) -> list[RoundStatus]:
     numbers = round_numbers(folder)
     if not numbers:
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
-    return [_round_status(Round(folder, number)) for number in numbers]
+    published = read_index(folder)["published"]
+    return [_round_status(Round(folder, number), number in published) for number in numbers]
 
 
-def _round_status(target: Round) -> RoundStatus:
+def _round_status(target: Round, published: bool) -> RoundStatus:
     committed = target.committed()
     record = target.read_record()
     runs = record["runs"] if record else []
@@ -43,4 +45,5 @@ def _round_status(target: Round) -> RoundStatus:
         failed=pc.sum(pc.equal(committed["status"], "failed")).as_py() or 0,
         last_run=runs[-1] if runs else None,
         live=live_leases(target),
+        published=published,
     )

@@ -3,10 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -67,9 +67,12 @@ class Folder:
         found = (one.rstrip("/").rsplit("/", 1)[-1] for one in paths)
         return sorted(start + name for name in found if name.startswith(prefix) and name.endswith(suffix))
 
+    def read(self, name: str) -> bytes:
+        return bytes(self.ask(lambda: self.fs.cat_file(self.path(name))))
+
     def read_json(self, name: str) -> Any:
         """Raises ValueError when the file is not JSON."""
-        data = self.ask(lambda: self.fs.cat_file(self.path(name)))
+        data = self.read(name)
         try:
             return json.loads(data)
         except json.JSONDecodeError as error:
@@ -93,6 +96,22 @@ class Folder:
             _replace(Path(path), data)
         except OSError as error:
             raise StoreError(f"{path} cannot be written ({error.strerror})") from error
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[IO[bytes]]:
+        """`write` for a file that memory does not hold: it appears when the block ends without an error."""
+        path = self.path(name)
+        if self.is_local:
+            try:
+                with _replacing(Path(path)) as file:
+                    yield file
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror})") from error
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            self.ask(lambda: self.fs.put_file(file.name, path))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; False if it does. Best effort where the store has no such write."""
@@ -145,16 +164,22 @@ def _create(target: Path, data: bytes) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
+    with _replacing(target) as file:
+        file.write(data)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
-    except OSError:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     directory = os.open(target.parent, os.O_RDONLY)

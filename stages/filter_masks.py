@@ -12,7 +12,7 @@ from models.masks.rle import areas, bounding_boxes
 from stages.decode_image import describe
 from stages.filter_rules import FilteredMasks, filter_candidates
 from stages.filter_settings import FilterSettings
-from stages.record import as_lists, fixed_rows, set_columns
+from stages.record import BROUGHT_SOURCES, as_lists, fixed_rows, set_columns
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FilterMasks:
 
     With `stored` (a fresh run) rejected candidates that need not be kept are left out and `predicted_iou_floor` says
     above which predicted IoU the row still holds every candidate; without it (a replay) all rows stay as long as they
-    are.
+    are. Masks that people made or that were imported stay as they are, behind the others.
     """
 
     def __init__(self, settings: FilterSettings, stored: StoredScores | None) -> None:
@@ -52,8 +52,11 @@ class FilterMasks:
             floor = None
             if statuses[index] == "ok":
                 try:
-                    filtered = self._filter(row_masks, row_rles, row_raw, heights[index], widths[index])
-                    row_masks, row_rles, row_raw, floor = self._store(row_masks, filtered)
+                    (own, own_rles, own_raw), brought = _without_brought(row_masks, row_rles, row_raw)
+                    filtered = self._filter(own, own_rles, own_raw, heights[index], widths[index])
+                    own, own_rles, own_raw, floor = self._store(own, filtered)
+                    row_masks = pa.concat_arrays([own, brought[0]])
+                    row_rles, row_raw = own_rles + brought[1], own_raw + brought[2]
                 except Exception as error:  # one image must not take its batch along: the reason is kept in its row
                     statuses[index], errors[index] = "failed", f"filter: {describe(error)}"
                     if self.stored is not None:  # what a replay cannot judge again stays as it was
@@ -117,6 +120,22 @@ class FilterMasks:
         stay, floor = _stored_candidates(keep, filtered, self.stored)
         rles, raw_rles = [filtered.rles[index] for index in stay], [filtered.raw_rles[index] for index in stay]
         return masks.take(pa.array(stay)), rles, raw_rles, floor
+
+
+Masks = tuple[pa.StructArray, list[bytes], list[bytes | None]]
+
+
+def _without_brought(masks: pa.StructArray, rles: list[bytes], raw_rles: list[bytes | None]) -> tuple[Masks, Masks]:
+    """The round's own candidates, and the masks that the row only carries."""
+    is_brought = pc.is_in(pc.struct_field(masks, "source"), value_set=pa.array(BROUGHT_SOURCES))
+    own, brought = (np.flatnonzero(flags) for flags in (~np.asarray(is_brought), np.asarray(is_brought)))
+    if len(brought) == 0:
+        return (masks, rles, raw_rles), (masks.slice(0, 0), [], [])
+    own_part, brought_part = (
+        (masks.take(pa.array(chosen)), [rles[one] for one in chosen], [raw_rles[one] for one in chosen])
+        for chosen in (own, brought)
+    )
+    return own_part, brought_part
 
 
 def _stored_candidates(

@@ -43,12 +43,15 @@ class GenerateMasks:
         round_number: int,
         attempts: Attempts,
         image_timeout: float | None,
+        compiled: bool = False,
     ) -> None:
         torch.set_num_threads(num_threads)
         sam, _ = load_sam(checkpoint, image_size)
         self.generator = MaskGenerator(
             sam.to(device), settings, min_predicted_iou, min_stability, points_per_batch, crops_per_batch
         )
+        if compiled:
+            self.generator.compile()
         self.round_number = round_number
         self.attempts = attempts
         self.image_timeout = image_timeout

@@ -28,8 +28,16 @@ MASK = pa.struct(
         ("tags", TAGS),
         ("caption", pa.string()),
         ("caption_score", pa.float32()),
+        # matched one to one by a refresh: the mask of the round before, and the row's mask that a person made
+        ("previous_id", pa.string()),
+        ("previous_iou", pa.float32()),
+        ("human_id", pa.string()),
+        ("human_iou", pa.float32()),
     ]
 )
+
+# Masks of these sources were brought along, not made by the round's model: no filter and no refresh touches them.
+BROUGHT_SOURCES = ("human", "imported")
 
 SCHEMA = pa.schema(
     [

@@ -43,3 +43,19 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def shared_text_loss(image_features: Tensor, text_features: Tensor, targets: Tensor, logit_scale: Tensor) -> Tensor:
+    """The same loss where images share texts: features (N, D) and (M, D), `targets` (N,) each image's text.
+
+    Texts are all different; every image of a text is right for it, and none counts as a negative (the targets of
+    Yang et al. 2022, «UniCL», arXiv:2204.03610). A text without an image is a negative only. Where no two images share
+    a text and each text has one, it is `contrastive_loss`.
+    """
+    scores = logit_scale.exp() * F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T  # (N, M)
+    of_images = F.cross_entropy(scores, targets)
+    right = F.one_hot(targets, len(text_features)).to(scores.dtype)
+    num_right = right.sum(dim=0)
+    shares = (scores.log_softmax(dim=0) * right).sum(dim=0) / num_right.clamp(min=1)
+    of_texts = -shares.sum() / (num_right > 0).sum()
+    return (of_images + of_texts) / 2

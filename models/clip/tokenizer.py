@@ -48,7 +48,7 @@ class ClipTokenizer:
         except Exception as error:  # the library raises nothing more special
             raise ValueError(f"merges: {error}; they belong to another vocabulary") from error
         self._tokenizer = Tokenizer(bpe)
-        self._tokenizer.pre_tokenizer = _pre_tokenizer()
+        self._tokenizer.pre_tokenizer = pre_tokenizer()
         self._tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
         self._tokens = {index: token for token, index in vocab.items()}
 
@@ -145,7 +145,8 @@ def parse_merges(text: str) -> list[tuple[str, str]]:
     return merges
 
 
-def _pre_tokenizer() -> PreTokenizer:
+def pre_tokenizer() -> PreTokenizer:
+    """Cuts text into words, whose bytes become `byte_symbols`."""
     words = Split(Regex(_WORDS), behavior="removed", invert=True)
     return Steps([words, ByteLevel(add_prefix_space=False, use_regex=False)])
 

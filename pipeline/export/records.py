@@ -1,6 +1,7 @@
-"""One image row as the JSON records of SA-1B and of COCO; both keep the run lengths bit for bit."""
+"""One image row as SA-1B's JSON record, and what several layouts write alike; run lengths are kept bit for bit."""
 
 import hashlib
+import json
 import re
 from typing import Any
 
@@ -36,6 +37,7 @@ def sa1b_record(row: dict[str, Any], number: int, file_name: str) -> dict[str, A
                 "stability_score": mask["stability_score"],
                 "crop_box": mask["crop_box"],
                 "point_coords": None if mask["point"] is None else [mask["point"]],
+                "iscrowd": int(bool(mask["iscrowd"])),
                 "mask_id": mask["mask_id"],
                 "parent_id": mask["parent_id"],
                 "tags": mask["tags"] or [],
@@ -46,9 +48,9 @@ def sa1b_record(row: dict[str, Any], number: int, file_name: str) -> dict[str, A
     }
 
 
-def coco_image(row: dict[str, Any], number: int, file_name: str) -> dict[str, Any]:
+def image_record(row: dict[str, Any], file_name: str) -> dict[str, Any]:
+    """An entry of COCO's `images`, still without its id."""
     return {
-        "id": number,
         "file_name": file_name,
         "width": row["width"],
         "height": row["height"],
@@ -56,38 +58,11 @@ def coco_image(row: dict[str, Any], number: int, file_name: str) -> dict[str, An
     }
 
 
-def coco_annotations(
-    row: dict[str, Any], image_number: int, first_number: int, categories: dict[str, int]
-) -> list[dict[str, Any]]:
-    """COCO instances with compressed run lengths; a mask's category is its best tag, 1 without one.
-
-    `categories` gives each tag's number and grows by the tags that are new.
-    """
-    return [
-        {
-            "id": first_number + index,
-            "image_id": image_number,
-            "category_id": _category(mask, categories),
-            "segmentation": segmentation(row, index),
-            "bbox": mask["bbox"],
-            "area": mask["area"],
-            "iscrowd": int(bool(mask["iscrowd"])),
-            "predicted_iou": mask["predicted_iou"],
-            "stability_score": mask["stability_score"],
-            "mask_id": mask["mask_id"],
-        }
-        for index, mask in enumerate(row["masks"])
-    ]
-
-
 def segmentation(row: dict[str, Any], index: int) -> dict[str, Any]:
     """COCO's compressed run lengths as JSON holds them."""
     return {"size": [row["height"], row["width"]], "counts": row["rles"][index].decode("ascii")}
 
 
-def _category(mask: dict[str, Any], categories: dict[str, int]) -> int:
-    tags = mask["tags"]
-    if not tags:
-        return 1
-    best = max(tags, key=lambda tag: tag["score"] or 0.0)["name"]
-    return categories.setdefault(best, len(categories) + 1)
+def to_line(content: Any) -> bytes:
+    """JSON on one line."""
+    return json.dumps(content, ensure_ascii=False).encode()

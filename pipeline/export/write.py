@@ -1,151 +1,149 @@
 """`maskfoundry export`: part by part, several at once, and on from where a killed export stopped."""
 
-import io
-import json
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from pipeline.dataset import Dataset, Part
+from pipeline.export import coco, label_studio, sa1b, webdataset
+from pipeline.export.job import Item, Job
 from pipeline.export.pictures import picture
-from pipeline.export.records import coco_annotations, coco_image, sa1b_record, stem
+from pipeline.export.records import stem
+from pipeline.export.resize import resize_row, smaller_size
+from pipeline.export.split import SPLITS, Split, make_split
+from pipeline.export.state import Counts, State, part_name
 from pipeline.progress import progress_bar
+from pipeline.query import query
 from pipeline.storage import Folder
 from stages.decode_image import describe
 
-Layout = Literal["sa1b", "coco", "webdataset"]
+Layout = Literal["sa1b", "coco", "webdataset", "label-studio"]
 NUM_THREADS = 4
-MAX_NAMED = 20
+IMAGES_PER_SLICE = 64  # whose pictures are in memory at once, and in one file where a layout has archives
 
 
 @dataclass
-class ExportSummary:
-    """What an export wrote, or found written; `missing` pictures could not be read, the first of them named."""
+class ExportSummary(Counts):
+    """What an export wrote, or found written."""
 
-    output: str
-    layout: str
-    images: int = 0
-    masks: int = 0
-    missing: int = 0
-    missing_names: list[str] = field(default_factory=list)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.images += 1
-        self.masks += len(row["masks"])
-
-    def miss(self, row: dict[str, Any], error: Exception) -> None:
-        self.missing += 1
-        if len(self.missing_names) < MAX_NAMED:
-            self.missing_names.append(f"{row['image_id']}: {describe(error)}")
+    output: str = ""
+    layout: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def export(dataset: Dataset, output: str, layout: Layout, pictures: bool, quiet: bool = False) -> ExportSummary:
-    """Writes the dataset's images that did not fail, with the masks that count.
+@dataclass(frozen=True)
+class _Layout:
+    """`write_slice` puts the images of one split in place and names the files; `finish` writes what belongs to all."""
 
-    `sa1b`: one JSON an image, with `pictures` its file beside it. `coco`: annotations.json with compressed run lengths,
-    with `pictures` a folder images/. `webdataset`: one tar a part, of JSON (SA-1B's) and picture. Without `pictures`
-    records name the images by their URIs. An image whose picture cannot be read is left out and counted.
-    All three keep the masks bit for bit. What stands there already is not written again, except annotations.json.
-    """
-    folder, summary, parts = Folder(output), ExportSummary(output, layout), dataset.parts()
-    with progress_bar("exporting", len(parts), "parts", quiet) as update:
-        if layout == "coco":
-            _write_coco(dataset, parts, folder, pictures, summary, update)
-            return summary
-        write = _write_sa1b if layout == "sa1b" else _write_webdataset
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            jobs = [pool.submit(write, dataset, part, folder, pictures, output, layout) for part in parts]
-            for done, job in enumerate(jobs, start=1):
-                one = job.result()
-                summary.images += one.images
-                summary.masks += one.masks
-                summary.missing += one.missing
-                summary.missing_names = (summary.missing_names + one.missing_names)[:MAX_NAMED]
-                update(done, f"{summary.masks:,} masks")
-    return summary
+    write_slice: Callable[[list[Item], str, str, Job], list[str]]
+    finish: Callable[[Job], None] | None = None
+    needs_pictures: bool = False
+    has_categories: bool = True
 
 
-def _write_sa1b(
-    dataset: Dataset, part: Part, folder: Folder, pictures: bool, output: str, layout: str
-) -> ExportSummary:
-    summary = ExportSummary(output, layout)
-    for number, row in _annotated(dataset, part):
-        name = stem(row["image_id"])
-        if not folder.exists(f"{name}.json"):
-            try:
-                file_name = _save_picture(row, folder, name) if pictures else row["uri"]
-            except Exception as error:  # a picture may be gone or broken in any way: it is counted and named
-                summary.miss(row, error)
-                continue
-            # the record comes last: where it stands, its picture does
-            folder.write(f"{name}.json", _json(sa1b_record(row, number, file_name)))
-        summary.add(row)
-    return summary
+LAYOUTS: dict[Layout, _Layout] = {
+    "sa1b": _Layout(sa1b.write_slice, has_categories=False),
+    "coco": _Layout(coco.write_slice, coco.finish),
+    "webdataset": _Layout(webdataset.write_slice, has_categories=False),
+    "label-studio": _Layout(label_studio.write_slice, label_studio.finish),
+}
 
 
-def _write_webdataset(
-    dataset: Dataset, part: Part, folder: Folder, pictures: bool, output: str, layout: str
-) -> ExportSummary:
-    summary, sink = ExportSummary(output, layout), io.BytesIO()
-    name = f"round-{part.round:03d}-part-{part.number:06d}.tar"
-    written = folder.exists(name)
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        for number, row in _annotated(dataset, part):
-            key = stem(row["image_id"])
-            try:
-                data, ending = picture(row) if pictures and not written else (b"", "")
-            except Exception as error:  # as above
-                summary.miss(row, error)
-                continue
-            summary.add(row)
-            if not written:
-                record = sa1b_record(row, number, f"{key}{ending}" if pictures else row["uri"])
-                members = [(f"{key}{ending}", data)] if pictures else []
-                for member, content in [*members, (f"{key}.json", _json(record))]:
-                    info = tarfile.TarInfo(member)
-                    info.size = len(content)
-                    archive.addfile(info, io.BytesIO(content))
-    if summary.images and not written:
-        folder.write(name, sink.getvalue())
-    return summary
-
-
-def _write_coco(
+def export(
     dataset: Dataset,
-    parts: list[Part],
-    folder: Folder,
+    output: str,
+    layout: Layout,
     pictures: bool,
-    summary: ExportSummary,
-    update: Callable[[int, str], None],
-) -> None:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories = {"segment": 1}
-    for done, part in enumerate(parts, start=1):
-        for _, row in _annotated(dataset, part):
+    quiet: bool = False,
+    short_side: int | None = None,
+    split: tuple[float, float, float] | None = None,
+    seed: int = 0,
+) -> ExportSummary:
+    """Writes the dataset's images that did not fail, with the masks that count, in another tool's layout.
+
+    `pictures` writes the images' files too; without, records name them by their URIs. `short_side` makes images that
+    are larger smaller, and their masks with them. `split` are the shares of train, val and test, each a folder of its
+    own; near-duplicates stay together. An image whose picture cannot be read is left out and counted. Run again after
+    a kill or a change of the dataset, only what is missing or changed is written.
+
+    Raises ValueError for a folder that holds an export with other settings.
+    """
+    chosen, folder = LAYOUTS[layout], Folder(output)
+    if dataset.every_round:
+        raise ValueError("export: an image may stand in it once; choose one round, or the newest of each image")
+    if not pictures and (short_side or chosen.needs_pictures):
+        reason = "--short-side" if short_side else f"--layout {layout}"
+        raise ValueError(f"{reason}: the pictures must be written too; add --images")
+    places = tuple(f"{name}/" for name in SPLITS) if split else ("",)
+    job = Job(folder, dataset.uri, places, _categories(dataset) if chosen.has_categories else {})
+    state = State(dataset, folder, job.categories)
+    state.check_settings(
+        {
+            **{name: getattr(dataset, name) for name in ("uri", "candidates", "predicate")},
+            **{"layout": layout, "pictures": pictures, "short_side": short_side},
+            **{"split": list(split) if split else None, "seed": seed},
+        }
+    )
+    state.remove_outdated()
+    work = _Work(dataset, job, state, chosen, pictures, short_side, _split(dataset, split, seed))
+    parts, summary = dataset.parts(), ExportSummary(output=output, layout=layout)
+    with progress_bar("exporting", len(parts), "parts", quiet) as update, ThreadPoolExecutor(NUM_THREADS) as pool:
+        for done, counts in enumerate(pool.map(work.export_part, parts), start=1):
+            summary.add(counts)
+            update(done, f"{summary.masks:,} masks")
+    if chosen.finish:
+        chosen.finish(job)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Work:
+    dataset: Dataset
+    job: Job
+    state: State
+    layout: _Layout
+    pictures: bool
+    short_side: int | None
+    split: Split | None
+
+    def export_part(self, part: Part) -> Counts:
+        """Writes one part's images, slice by slice, unless they stand there already."""
+        if (done := self.state.done(part)) is not None:
+            return done
+        counts, files = Counts(), []
+        rows = _annotated(self.dataset, part)
+        for number, some in enumerate(iter(lambda: list(islice(rows, IMAGES_PER_SLICE)), [])):
+            by_place: dict[str, list[Item]] = {}
+            for image_number, row in some:
+                place = f"{self.split.of(row)}/" if self.split else ""
+                if (item := self._item(row, image_number, counts)) is not None:
+                    by_place.setdefault(place, []).append(item)
+            for place, items in by_place.items():
+                files += self.layout.write_slice(items, place, f"{part_name(part)}-{number:04d}", self.job)
+        self.state.finish(part, counts, files)
+        return counts
+
+    def _item(self, row: dict[str, Any], number: int, counts: Counts) -> Item | None:
+        size = row["height"], row["width"]
+        if self.short_side:
+            size = smaller_size(*size, self.short_side)
+        data, ending = None, ""
+        if self.pictures:
             try:
-                file_name = _save_picture(row, folder, f"images/{stem(row['image_id'])}") if pictures else row["uri"]
-            except Exception as error:  # as above
-                summary.miss(row, error)
-                continue
-            number = len(images) + 1
-            images.append(coco_image(row, number, file_name.removeprefix("images/")))
-            annotations += coco_annotations(row, number, len(annotations) + 1, categories)
-            summary.add(row)
-        update(done, f"{summary.masks:,} masks")
-    content = {
-        "info": {"description": f"exported from {dataset.uri}", "version": "1.0"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
-    }
-    folder.write("annotations.json", _json(content))
+                data, ending = picture(row, size)
+            except Exception as error:  # a picture may be gone or broken in any way: it is counted and named
+                counts.add(Counts(missing=1, missing_names=[f"{row['image_id']}: {describe(error)}"]))
+                return None
+        num_masks = len(row["masks"])
+        if size != (row["height"], row["width"]):
+            row = resize_row(row, *size)
+        counts.add(Counts(images=1, masks=len(row["masks"]), lost_masks=num_masks - len(row["masks"])))
+        return Item(number, row, stem(row["image_id"]), data, ending)
 
 
 def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -155,12 +153,16 @@ def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, An
             yield (part.round << 48) + (part.number << 24) + index, row
 
 
-def _save_picture(row: dict[str, Any], folder: Folder, name: str) -> str:
-    data, ending = picture(row)
-    if not folder.exists(f"{name}{ending}"):
-        folder.write(f"{name}{ending}", data)
-    return f"{name}{ending}"
+def _categories(dataset: Dataset) -> dict[str, int]:
+    """The tags of the masks that count, numbered in the order of the alphabet behind `segment`."""
+    where = "" if dataset.predicate is None else f" AND ({dataset.predicate}\n)"
+    found, _ = query(dataset, f"SELECT DISTINCT tag FROM masks WHERE tag IS NOT NULL{where} ORDER BY tag")
+    names = [name for name in found["tag"].to_pylist() if name != label_studio.NO_TAG]
+    return {name: number for number, name in enumerate([label_studio.NO_TAG, *names], start=1)}
 
 
-def _json(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode()
+def _split(dataset: Dataset, shares: tuple[float, float, float] | None, seed: int) -> Split | None:
+    if shares is None:
+        return None
+    found, _ = query(dataset, "SELECT DISTINCT phash FROM images WHERE phash IS NOT NULL")
+    return make_split(found["phash"].to_pylist(), shares, seed)

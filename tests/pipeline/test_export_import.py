@@ -20,7 +20,7 @@ from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.export.records import stem
 from pipeline.export.write import Layout, export
-from pipeline.import_labels import import_labels
+from pipeline.imports.write import import_labels
 from pipeline.rounds import Round, publish
 from pipeline.storage import Folder
 from pipeline.verify import verify_dataset
@@ -235,11 +235,11 @@ def test_wrong_labels_and_outputs_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.json: not one of SA-1B's files"):
         import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
     uri = _dataset(tmp_path, {"one.png": SHAPES})
-    with pytest.raises(ValueError, match="holds a dataset already"):
-        import_labels(str(tmp_path / "empty"), uri, None, "human", quiet=True)
     runner = CliRunner()
     wrong = runner.invoke(app, ["export", uri, str(tmp_path / "o"), "--layout", "xml"])
-    assert isinstance(wrong.exception, ValueError) and "none of sa1b, coco, webdataset" in str(wrong.exception)
+    assert isinstance(wrong.exception, ValueError) and "none of sa1b, coco, webdataset, label-studio" in str(
+        wrong.exception
+    )
     wrong = runner.invoke(app, ["import", uri, str(tmp_path / "o"), "--source", "x"])
     assert isinstance(wrong.exception, ValueError) and "none of human, imported" in str(wrong.exception)
 

@@ -160,3 +160,11 @@ def test_prompts_of_an_image_replace_the_grid(make_stage: Callable[..., Generate
     ]
     assert [mask["mask_index"] for mask in masks["both"]] == [-1, -1, 0, 1, 2]
     assert [mask["mask_id"] for mask in masks["both"]] == [f"both/2/{number}" for number in range(5)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of the compiler's own code
+def test_compiling_is_asked_of_the_generator() -> None:
+    stage = GenerateMasks(
+        "sam_tiny", None, GenerateSettings(), 0.0, 0.0, 64, 1, "cpu", 1, 0, AttemptCounts(), None, compiled=True
+    )
+    assert stage.generator.full_blocks  # a compiled decoder takes blocks of one size only

@@ -1,0 +1,87 @@
+"""What CLIP sees of a mask: a square cut around its box, with what is not the mask blurred.
+
+A blurred background keeps the context that CLIP was trained with, where a black one is known to ruin its features
+(Yang et al. 2023, «Fine-Grained Visual Prompting», arXiv:2306.04356: of all visual prompts, blurring the outside of a
+mask works best zero-shot).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from models.clip.config import ClipConfig
+from models.masks.rle import decode_patch
+
+Box = tuple[int, int, int, int]
+
+
+class ViewSettings(BaseModel):
+    """`scales`: sides of the views over the longer side of the mask's box; their features are averaged.
+    `blur`: deviation of the background's blur over the side of the view. `fade`: how far the background moves towards
+    CLIP's mean colour; 0 only blurs, which is best for published weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scales: Annotated[tuple[Annotated[float, Field(ge=1, le=8)], ...], Field(min_length=1)] = (1.0, 1.5)
+    blur: Annotated[float, Field(ge=0, le=0.5)] = 0.08
+    fade: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_side: Annotated[int, Field(ge=1)] = 12  # pixels of the image that a view shows at least
+
+
+def region_view(
+    image: NDArray[np.uint8], rle: bytes, bbox: Box, scale: float, settings: ViewSettings, config: ClipConfig
+) -> NDArray[np.uint8]:
+    """One view of a mask as RGB (S, S, 3), S being `config.image_size`; not normalised yet.
+
+    `image` is RGB (H, W, 3); `rle` the mask's COCO counts on it; `bbox` the mask's (x, y, w, h), w and h at least 1.
+    What the view shows beyond the image is CLIP's mean colour.
+    """
+    height, width = image.shape[:2]
+    x, y, w, h = bbox
+    side = max(round(max(w, h) * scale), settings.min_side)
+    left, top = x + w // 2 - side // 2, y + h // 2 - side // 2
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+    mean = tuple(round(255 * value) for value in config.pixel_mean)
+    around = (y0 - top, top + side - y1, x0 - left, left + side - x1)
+    crop, mask = image[y0:y1, x0:x1], decode_patch(rle, height, width, (x0, y0, x1 - x0, y1 - y0)).astype(np.uint8)
+    if any(around):
+        crop = cv2.copyMakeBorder(crop, *around, cv2.BORDER_CONSTANT, value=mean)
+        mask = cv2.copyMakeBorder(mask, *around, cv2.BORDER_CONSTANT, value=0)
+    size = config.image_size
+    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    view = cv2.resize(crop, (size, size), interpolation=how).astype(np.float32)
+    share = cv2.resize(mask * np.float32(1), (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    background = cv2.GaussianBlur(view, (0, 0), settings.blur * size) if settings.blur else view
+    background = background + settings.fade * (np.float32(mean) - background)
+    view = background + share[..., None] * (view - background)
+    return np.clip(np.rint(view), 0, 255).astype(np.uint8)
+
+
+def whole_view(image: NDArray[np.uint8], config: ClipConfig) -> NDArray[np.uint8]:
+    """The whole image (H, W, 3) as (S, S, 3): the longer side fits, the rest is CLIP's mean colour.
+
+    CLIP's own preprocessing crops the middle, which loses what stands at the sides.
+    """
+    height, width = image.shape[:2]
+    size = config.image_size
+    factor = size / max(height, width)
+    shape = (max(1, round(height * factor)), max(1, round(width * factor)))
+    view = np.empty((size, size, 3), np.uint8)
+    view[:] = [round(255 * value) for value in config.pixel_mean]
+    top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    view[top : top + shape[0], left : left + shape[1]] = cv2.resize(image, shape[::-1], interpolation=how)
+    return view
+
+
+def normalise_views(views: Sequence[NDArray[np.uint8]], config: ClipConfig) -> Tensor:
+    """Views (S, S, 3) -> CLIP's input (N, 3, S, S), float32."""
+    pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # (N, 3, S, S)
+    mean, std = torch.tensor([config.pixel_mean, config.pixel_std]).view(2, 1, 3, 1, 1)
+    return (pixels - mean) / std

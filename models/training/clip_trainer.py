@@ -1,0 +1,131 @@
+"""Trains a CLIP: batches of views with their texts in, one optimiser step out. Knows neither files nor Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.clip.contrastive import shared_text_loss
+from models.clip.model import Clip
+from models.training.optim import OptimSettings, learning_rate, set_learning_rate, update_average
+
+_TABLE = ("positional_embedding", "class_embedding", "token_embedding")
+
+
+class NonFiniteClipLossError(RuntimeError):
+    """A step's loss is no number."""
+
+
+class ClipTrainerSettings(BaseModel):
+    """`weights`: how much the loss of each group of texts counts, 1 where it is not named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_steps: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    bf16: bool = False
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    optim: OptimSettings = OptimSettings(learning_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.98), layer_decay=1.0)
+
+
+@dataclass(frozen=True)
+class TextGroup:
+    """Texts that compete with each other: `tokens` (M, L) of different texts; image `rows[i]` of the batch is shown
+    by text `targets[i]`."""
+
+    name: str
+    tokens: Tensor
+    rows: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Normalised views (N, 3, S, S) and the groups of texts that they are compared with."""
+
+    images: Tensor
+    groups: Sequence[TextGroup]
+
+
+class ClipTrainer:
+    """The state of a training. One call of `step` a batch; `state_dict` is all that is needed to go on elsewhere."""
+
+    def __init__(self, clip: Clip, settings: ClipTrainerSettings) -> None:
+        self.clip = clip.train()
+        self.settings = settings
+        self.num_steps_done = 0
+        optim = settings.optim
+        self.optimizer = torch.optim.AdamW(
+            clip_parameter_groups(clip, optim.weight_decay), optim.learning_rate, optim.betas
+        )
+        self.average = {name: value.detach().clone() for name, value in clip.state_dict().items()}
+
+    def step(self, batch: ClipBatch) -> dict[str, float]:
+        """One optimiser step; the loss, each group's loss and accuracy, and the temperature's inverse.
+
+        Raises NonFiniteClipLossError, with the weights as they were before the step.
+        """
+        optim = self.settings.optim
+        rate = learning_rate(self.num_steps_done, self.settings.num_steps, optim)
+        set_learning_rate([self.optimizer], rate)
+        loss, metrics = self._loss(batch)
+        if not torch.isfinite(loss):
+            raise NonFiniteClipLossError(f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.clip.parameters(), optim.clip_norm)
+        self.optimizer.step()
+        self.clip.cap_logit_scale()
+        update_average(self.average, self.clip, optim.ema_decay, self.num_steps_done)
+        self.num_steps_done += 1
+        return {"loss": loss.item(), **metrics, "logit_scale": self.clip.logit_scale.exp().item()}
+
+    def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        device = self.clip.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+            images = batch.images.to(device, memory_format=torch.channels_last)
+            image_features = self.clip.encode_image(images).float()
+            text_features = [self.clip.encode_text(group.tokens.to(device)).float() for group in batch.groups]
+        total, metrics = image_features.new_zeros(()), {}
+        for group, texts in zip(batch.groups, text_features, strict=True):
+            rows, targets = group.rows.to(device), group.targets.to(device)
+            loss = shared_text_loss(image_features[rows], texts, targets, self.clip.logit_scale)
+            total = total + self.settings.weights.get(group.name, 1.0) * loss
+            found = self.clip.logits(image_features[rows].detach(), texts.detach()).argmax(dim=-1)
+            metrics[f"{group.name}_loss"] = loss.item()
+            metrics[f"{group.name}_accuracy"] = (found == targets).float().mean().item()
+        return total, metrics
+
+    def weights(self) -> dict[str, Tensor]:
+        """What to use and export: the averaged weights, or the last ones without an average."""
+        return self.average if self.settings.optim.ema_decay else self.clip.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "clip": self.clip.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps_done": self.num_steps_done,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.clip.load_state_dict(state["clip"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.num_steps_done = state["num_steps_done"]
+
+
+def clip_parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices and kernels decay; gains, biases, tables and the temperature do not (arXiv:2103.00020, section 2.5)."""
+    decays: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        is_table = name.split(".")[-1] in _TABLE or name.startswith("token_embedding")
+        (others if parameter.ndim < 2 or is_table else decays).append(parameter)
+    return [
+        {"params": decays, "lr_scale": 1.0, "weight_decay": weight_decay},
+        {"params": others, "lr_scale": 1.0, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,1 @@
+"""The training of CLIP and of the captioner: recipe, labelled views, runs."""

@@ -1,0 +1,62 @@
+"""The recipe of a CLIP's training, validated."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.clip.config import ClipConfig
+from models.clip.regions import ViewSettings
+from models.training.clip_trainer import ClipTrainerSettings
+
+
+class ClipTrainRecipe(BaseModel):
+    """A whole training of a CLIP on labelled masks.
+
+    `data`: labelled folders (annotations.json and images/) or COCO JSON files. `labels`: for each group of texts the
+    field of an annotation that holds them. `vocabulary`: whose templates the groups of its names are put into.
+    `start`: a checkpoint to begin with; without it weights are fresh, of the sizes `model`, with a vocabulary of tokens
+    learned from the data's texts (at most `max_tokens`). `stop_after`: end this sitting after so many steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["clip"]
+    data: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    vocabulary: str = "scenes"
+    labels: dict[str, str] = Field(default_factory=lambda: {"thing": "category", "caption": "caption"})
+    start: str | None = None
+    model: dict[str, Any] | None = None
+    max_tokens: Annotated[int, Field(gt=514)] = 1024
+    views: ViewSettings = ViewSettings()
+    images_per_step: Annotated[int, Field(ge=1)] = 16
+    masks_per_image: Annotated[int, Field(ge=1)] = 15
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    training: ClipTrainerSettings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClipTrainRecipe":
+        if (self.model is None) == (self.start is None):
+            raise ValueError("set either model (the sizes of fresh weights) or start (a checkpoint to begin with)")
+        try:
+            self.sizes(vocab_size=self.max_tokens)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+        return self
+
+    def sizes(self, vocab_size: int) -> ClipConfig | None:
+        """The sizes that the recipe names, or None for those of `start`."""
+        if self.model is None:
+            return None
+        return ClipConfig.from_json(json.dumps({**self.model, "vocab_size": vocab_size}))
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between two sittings of one training."""
+        plain = self.model_dump(mode="json")
+        return {name: value for name, value in plain.items() if name not in _MAY_CHANGE}
+
+
+_MAY_CHANGE = ("output", "checkpoint_every", "stop_after", "num_threads")

@@ -1,0 +1,119 @@
+"""`maskfoundry train` with a CLIP's recipe: labelled masks in, a checkpoint with its own vocabulary out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.clip.build import build_clip
+from models.clip.learn_bpe import learn_merges
+from models.clip.model import Clip
+from models.clip.tokenizer import ClipTokenizer
+from models.training.clip_trainer import ClipTrainer, NonFiniteClipLossError
+from models.weights import VIEWS_NOTE, load_clip, load_clip_tokenizer, save_clip
+from pipeline.clip_training.batches import ClipBatches
+from pipeline.clip_training.recipe import ClipTrainRecipe
+from pipeline.clip_training.views import LabelledPicture, read_labelled_views
+from pipeline.errors import TrainingError
+from pipeline.progress import progress_bar
+from pipeline.training.files import WEIGHTS, MetricsLog, claim, read_checkpoint_state, save_checkpoint
+from pipeline.vocabularies import read_vocabulary
+from stages.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class ClipTrainSummary:
+    """`weights` is the exported file, `last` the metrics of the last step; `num_steps_done` counts earlier sittings."""
+
+    output: str
+    weights: str
+    num_steps_done: int
+    num_steps: int
+    num_images: int
+    num_masks: int
+    seconds: float
+    last: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> ClipTrainSummary:
+    """Trains, or goes on where the last checkpoint in `recipe.output` was written.
+
+    Raises ValueError for wrong data, a wrong checkpoint or an output of another recipe, and TrainingError when a step's
+    loss is no number; the last checkpoint stays.
+    """
+    started = time.time()
+    torch.set_num_threads(recipe.num_threads)
+    folder = Path(recipe.output).expanduser()
+    pictures = read_labelled_views(recipe.data, recipe.labels)
+    vocabulary = read_vocabulary(recipe.vocabulary)
+    clip, tokenizer, merges = _starting_clip(recipe, pictures, vocabulary)
+    claim(folder, recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = ClipTrainer(clip.to(device), recipe.training)
+    state = read_checkpoint_state(folder, device)
+    if state is not None:
+        trainer.load_state_dict(state)
+    batches = ClipBatches(
+        pictures,
+        vocabulary,
+        tokenizer,
+        clip.config,
+        recipe.views,
+        recipe.training.seed,
+        recipe.images_per_step,
+        recipe.masks_per_image,
+    )
+    first, end = trainer.num_steps_done, recipe.training.num_steps
+    end = end if recipe.stop_after is None else min(end, first + recipe.stop_after)
+    log, row = MetricsLog(folder, first), {}
+    try:
+        with progress_bar("training", recipe.training.num_steps, "steps", quiet) as update:
+            for step in range(first, end):
+                row = {"step": step, **trainer.step(batches(step))}
+                log.write(row)
+                update(step + 1, f"loss {row['loss']:.3f}")
+                if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == end:
+                    save_checkpoint(folder, trainer.state_dict())
+                    notes = {"steps": str(step + 1), VIEWS_NOTE: recipe.views.model_dump_json()}
+                    save_clip(folder / WEIGHTS, trainer.weights(), clip.config, torch.float16, merges, notes)
+    except NonFiniteClipLossError as error:
+        raise TrainingError(f"{error}; what was saved last stays in {folder}") from error
+    finally:
+        log.close()
+    return ClipTrainSummary(
+        output=str(folder),
+        weights=str(folder / WEIGHTS),
+        num_steps_done=max(first, end),
+        num_steps=recipe.training.num_steps,
+        num_images=len(pictures),
+        num_masks=sum(len(picture.masks) for picture in pictures),
+        seconds=time.time() - started,
+        last=row,
+    )
+
+
+def _starting_clip(
+    recipe: ClipTrainRecipe, pictures: Sequence[LabelledPicture], vocabulary: Vocabulary
+) -> tuple[Clip, ClipTokenizer, str | None]:
+    """The model that the recipe begins with, its tokenizer, and the tokenizer's merges where they are our own."""
+    if recipe.start is not None:
+        clip, _ = load_clip(recipe.start)
+        return clip.requires_grad_(True), load_clip_tokenizer(recipe.start, clip.config), None
+    views = [view for picture in pictures for view in (picture.whole, *picture.masks) if view is not None]
+    texts = [text for view in views for text in view.texts.values()]
+    texts += [
+        template.replace("{}", word) for group in vocabulary.groups for template in group.templates
+        for word in (*(one.name for one in group.words), *group.nothing)
+    ]  # fmt: skip
+    merges = learn_merges(texts, recipe.max_tokens)
+    probe = ClipTokenizer.from_merges(merges)
+    sizes = recipe.sizes(probe.vocab_size)
+    assert sizes is not None
+    torch.manual_seed(recipe.training.seed)
+    return build_clip(sizes), ClipTokenizer.from_merges(merges, sizes.context_length), merges

@@ -1,0 +1,99 @@
+"""What an export's folder says about itself: with which settings it is made, which parts are done, and their files."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.dataset import Dataset, Part
+from pipeline.export.job import STATE
+from pipeline.rounds import Round
+from pipeline.storage import Folder
+from stages.read_source import etag
+
+MAX_NAMED = 20
+_SETTINGS = f"{STATE}/settings.json"
+_DONE = f"{STATE}/done"
+
+
+@dataclass
+class Counts:
+    """`missing` pictures could not be read, the first of them named; `lost_masks` have no place in the layout: of no
+    pixel at the written size, or hidden behind others."""
+
+    images: int = 0
+    masks: int = 0
+    missing: int = 0
+    lost_masks: int = 0
+    missing_names: list[str] = field(default_factory=list)
+
+    def add(self, other: "Counts") -> None:
+        self.images += other.images
+        self.masks += other.masks
+        self.missing += other.missing
+        self.lost_masks += other.lost_masks
+        self.missing_names = (self.missing_names + other.missing_names)[:MAX_NAMED]
+
+
+class State:
+    """Parts that are done are not written again, as long as neither they, nor newer rounds, nor `settings` change."""
+
+    def __init__(self, dataset: Dataset, folder: Folder, categories: dict[str, int]) -> None:
+        self.folder = folder
+        self.tokens = _tokens(dataset, categories)
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Raises ValueError where the folder holds an export of other settings."""
+        if self.folder.exists(_SETTINGS):
+            before = self.folder.read_json(_SETTINGS)
+            changed = sorted(name for name in settings if before.get(name) != settings[name])
+            if changed:
+                was = ", ".join(f"{name} {before.get(name)!r}" for name in changed)
+                raise ValueError(
+                    f"output: {self.folder.uri!r} holds another export ({was}); use the same or another folder"
+                )
+        else:
+            self.folder.write_json(_SETTINGS, settings)
+
+    def remove_outdated(self) -> None:
+        """The files of parts that changed or are gone, before any are written."""
+        for name in self.folder.names(_DONE, "round-", ".json"):
+            mark = self.folder.read_json(name)
+            if mark["token"] != self.tokens.get(name.rpartition("/")[2].removesuffix(".json")):
+                for file in mark["files"]:
+                    self.folder.remove(file)
+                self.folder.remove(name)
+
+    def done(self, part: Part) -> Counts | None:
+        """What the part gave, if it stands here without a picture missing."""
+        name = f"{_DONE}/{part_name(part)}.json"
+        if not self.folder.exists(name):
+            return None
+        mark = self.folder.read_json(name)
+        return None if mark["counts"]["missing"] else Counts(**mark["counts"])
+
+    def finish(self, part: Part, counts: Counts, files: list[str]) -> None:
+        """Marks the part as done."""
+        mark = {"token": self.tokens[part_name(part)], "counts": asdict(counts), "files": files}
+        self.folder.write(f"{_DONE}/{part_name(part)}.json", json.dumps(mark).encode())
+
+
+def part_name(part: Part) -> str:
+    return f"round-{part.round:03d}-part-{part.number:06d}"
+
+
+def _tokens(dataset: Dataset, categories: dict[str, int]) -> dict[str, str]:
+    """For each part what its rows depend on: its file, the files of newer rounds, the numbers of the categories."""
+    source = Folder(dataset.uri)
+    by_round: dict[int, dict[str, str]] = {}
+    for part in dataset.parts():
+        path = Round(source, part.round).part_path(part.number)
+        by_round.setdefault(part.round, {})[part_name(part)] = etag(source.ask(lambda path=path: source.fs.info(path)))
+    newer = hashlib.sha256(json.dumps(categories).encode())
+    tokens = {}
+    for number in sorted(by_round, reverse=True):
+        above = newer.hexdigest()
+        for name, tag in sorted(by_round[number].items()):
+            tokens[name] = hashlib.sha256(f"{tag} {above}".encode()).hexdigest()[:16]
+            newer.update(f"{name} {tag}".encode())
+    return tokens

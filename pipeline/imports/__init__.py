@@ -1,0 +1,1 @@
+"""Other tools' labels as image rows."""

@@ -1,0 +1,108 @@
+"""One image's labels as a row of the record."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from models.masks.rle import areas, bounding_boxes
+from pipeline.coco_labels import compressed_counts
+from pipeline.imports.labels import ImportedImage, LabelledMask
+from stages.decode_image import perceptual_hash
+from stages.decode_pixels import DecodeSettings, decode_image
+from stages.read_source import open_filesystem, read_source, source_etag, split_member
+
+Source = Literal["human", "imported"]
+KEPT_FIELDS = ("predicted_iou", "stability_score", "crop_box", "caption")
+
+
+def new_row(image: ImportedImage, places: list[str], source: Source, number: int) -> dict[str, Any]:
+    """The row of an image that the dataset does not hold. Raises ValueError, and whatever reading its picture raises."""
+    if image.problem:
+        raise ValueError(image.problem)
+    row = describe_picture(image, places) | {"image_id": image.image_id, "round": number, "tags": [], "status": "ok"}
+    rles = run_lengths(image, row["height"], row["width"])
+    names = [mask.annotation.get("mask_id") for mask in image.masks]
+    if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        names = [f"{image.image_id}/{number}/{index}" for index in range(len(names))]
+    masks = []
+    for name, mask, shape in zip(names, image.masks, shapes(rles, row["height"]), strict=True):
+        one = mask.annotation
+        parent = one.get("parent_id")
+        masks.append(
+            {
+                "mask_id": name,
+                **shape,
+                "source": source,
+                "keep": True,
+                "iscrowd": bool(one.get("iscrowd", 0)),
+                "point": next(iter(one.get("point_coords") or []), None),
+                "tags": tags_of(mask) or one.get("tags") or [],
+                "parent_id": parent if parent in names else None,
+                **{field: one.get(field) for field in KEPT_FIELDS},
+            }
+        )
+    return row | {"masks": masks, "rles": rles, "raw_rles": [None] * len(rles)}
+
+
+def failed_row(image: ImportedImage, reason: str, number: int) -> dict[str, Any]:
+    """A row that says why there are no masks."""
+    row = {"image_id": image.image_id, "uri": image.picture, "round": number, "tags": [], "masks": [], "rles": []}
+    return row | {"raw_rles": [], "status": "failed", "error": f"import: {reason}"}
+
+
+def run_lengths(image: ImportedImage, height: int, width: int) -> list[bytes]:
+    """The masks' compressed run lengths, bit for bit where the labels hold such. Raises ValueError for a broken one."""
+    return [compressed_counts(mask.annotation.get("segmentation"), height, width) for mask in image.masks]
+
+
+def shapes(rles: list[bytes], height: int) -> list[dict[str, Any]]:
+    """`bbox` and `area` of each."""
+    boxes = bounding_boxes(rles, height).tolist()
+    return [{"bbox": bbox, "area": int(area)} for bbox, area in zip(boxes, areas(rles), strict=True)]
+
+
+def tags_of(mask: LabelledMask) -> list[dict[str, Any]]:
+    """A category is certain."""
+    return [{"name": tag, "score": 1.0} for tag in mask.tags]
+
+
+def describe_picture(image: ImportedImage, places: list[str]) -> dict[str, Any]:
+    """What a row says about its picture. Raises whatever reading it raises, and ValueError for another size."""
+    uri = find_picture(image.picture, places)
+    data = read_source(uri, None, None)
+    decoded = decode_image(data, DecodeSettings())
+    height, width = decoded.pixels.shape[:2]
+    if image.height is not None and (height, width) != (image.height, image.width):
+        raise ValueError(f"the picture is {width} x {height}, its labels say {image.width} x {image.height}")
+    return {
+        "uri": uri,
+        "source_etag": source_etag(uri),
+        "content_sha256": hashlib.sha256(data).hexdigest(),
+        "phash": perceptual_hash(decoded.pixels),
+        "width": width,
+        "height": height,
+        "decode": {key: getattr(decoded, key) for key in ("mode", "bit_depth", "orientation", "bands")},
+        "extra": [("labels", image.origin)],
+    }
+
+
+def find_picture(picture: str, places: list[str]) -> str:
+    """The URI of a picture that lies in one of `places`, folders on disk or in a bucket; labels come from strangers,
+    and may point anywhere. Raises FileNotFoundError or ValueError."""
+    absolute = "://" in picture or picture.startswith("/")
+    for place in places:
+        uri = picture if absolute else f"{place}/{picture}"
+        fs, path = open_filesystem(split_member(uri)[0])
+        if not fs.exists(path):
+            continue
+        inside, root = open_filesystem(place)
+        if type(inside) is type(fs) and _is_below(path, root, local="file" in fs.protocol):
+            return str(Path(path).resolve()) + uri[len(split_member(uri)[0]) :] if "file" in fs.protocol else uri
+        raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
+    raise FileNotFoundError(f"{picture} is not in {' or '.join(places)}")
+
+
+def _is_below(path: str, root: str, local: bool) -> bool:
+    if local:
+        return Path(path).resolve().is_relative_to(Path(root).resolve())
+    return path.startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")

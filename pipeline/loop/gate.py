@@ -1,0 +1,109 @@
+"""The gate: new weights become labels only if they do not fall behind on a held-out labelled set."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.weights import CheckpointError
+from pipeline.coco_labels import ANNOTATIONS
+from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.fingerprint import fingerprint
+from pipeline.recipe import Recipe
+
+Measure = Literal["point_miou", "box_miou", "average_recall_100", "best_overlap"]
+
+
+class GateSettings(BaseModel):
+    """`data`: labelled images (a folder with annotations.json, or a COCO JSON) that no training saw; `images`: their
+    folder, if they lie elsewhere; `limit`: only the first so many. Each of `measures` may fall by at most `max_fall`
+    against the round before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Annotated[str, Field(min_length=1)]
+    images: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    max_fall: Annotated[float, Field(ge=0, le=1)] = 0.01
+    measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = (
+        "point_miou",
+        "average_recall_100",
+        "best_overlap",
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A recipe's figures on a held-out set, and what they are the figures of: hashes of the labels, and of the weights
+    and settings."""
+
+    labels: str
+    model: str
+    figures: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`before` is None where no model made the round before (an import)."""
+
+    passed: bool
+    before: dict[str, float | None] | None
+    after: dict[str, float | None]
+    max_fall: float
+    fell: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def measure(recipe: Recipe, sha256: str, gate: GateSettings, known: dict[str, Any] | None, quiet: bool) -> Measured:
+    """The recipe's figures; `known` ones (of an earlier `Measured`) are taken if they are of the same.
+
+    Raises ValueError for labels that are missing or wrong, and for a checkpoint that cannot be read.
+    """
+    labels, model = _labels_hash(gate), fingerprint(recipe, sha256).links["filter"]
+    if known and (known["labels"], known["model"]) == (labels, model):
+        return Measured(**known)
+    try:
+        found = evaluate(recipe, gate.data, gate.images, gate.limit, quiet)
+    except CheckpointError as error:
+        raise ValueError(f"gate: the weights to compare with cannot be read ({error}); put them back") from None
+    if found.weights_sha256 != sha256:
+        raise ValueError(
+            f"gate: {recipe.model.checkpoint} is no longer the file that made the round before; put that back"
+        )
+    return Measured(labels, model, figures_of(found))
+
+
+def figures_of(found: Evaluation) -> dict[str, float | None]:
+    """The measures that a gate may ask for."""
+    return {
+        "point_miou": found.point_miou["all"],
+        "box_miou": found.box_miou["all"],
+        "average_recall_100": found.average_recall["100"]["all"],
+        "best_overlap": found.best_overlap.mean_best if found.best_overlap else None,
+    }
+
+
+def judge(before: Measured | None, after: Measured, gate: GateSettings) -> Verdict:
+    """Whether no measure falls by more than the gate allows."""
+    fell = []
+    for name in gate.measures:
+        old, new = (before.figures[name] if before else None), after.figures[name]
+        if old is not None and (new is None or old - new > gate.max_fall):
+            fell.append(name)
+    return Verdict(not fell, before.figures if before else None, after.figures, gate.max_fall, fell)
+
+
+def _labels_hash(gate: GateSettings) -> str:
+    path = Path(gate.data).expanduser()
+    path = path / ANNOTATIONS if path.is_dir() else path
+    try:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"gate.data: {gate.data!r} holds no labels ({error}); give a held-out labelled set") from None
+    return hashlib.sha256(json.dumps([content, gate.limit]).encode()).hexdigest()

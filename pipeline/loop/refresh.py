@@ -1,0 +1,265 @@
+"""`maskfoundry refresh`: the next round of a dataset, from new weights, published only through the gate."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.sam.config import SamConfig
+from models.weight_files import read_metadata
+from models.weights import CheckpointError, load_sam
+from pipeline.begin_run import Into, next_round
+from pipeline.dataset import Dataset, open_dataset
+from pipeline.errors import RunError
+from pipeline.fingerprint import fingerprint
+from pipeline.lease import hold_lease, live_leases
+from pipeline.listing import list_images
+from pipeline.load_recipe import apply_overrides, validate_recipe
+from pipeline.loop.carry import carry_round
+from pipeline.loop.churn import Churn
+from pipeline.loop.gate import GateSettings, Measured, Verdict, judge, measure
+from pipeline.query import query
+from pipeline.ray_runtime import connected_ray
+from pipeline.recipe import Recipe
+from pipeline.rounds import Round, publish, read_index, round_numbers, withhold
+from pipeline.run import run
+from pipeline.settle import settled
+from pipeline.sources.listing_schema import LISTING, listing_table
+from pipeline.storage import Folder
+
+IMAGES = "SELECT image_id, uri, prompts_hash, extra FROM images"
+
+
+@dataclass(frozen=True)
+class RefreshPlan:
+    """What is asked for: weights for the images of `dataset` (those with a mask for which `where` holds). `recipe` is a
+    run's recipe as plain values, by default the newest round's own; `overrides` are `field=value` on top of it."""
+
+    dataset: str
+    checkpoint: str
+    gate: GateSettings
+    where: str | None = None
+    recipe: dict[str, Any] | None = None
+    overrides: tuple[str, ...] = ()
+    other_sizes: bool = False
+
+
+@dataclass(frozen=True)
+class RefreshSummary:
+    """`status`: `published`, `refused` (by the gate; nothing was annotated then, and `round` is None), `interrupted`
+    or `unchanged` (these weights are what readers see already)."""
+
+    dataset: str
+    status: str
+    round: int | None
+    images: int
+    failed: int
+    masks: int
+    churn: dict[str, Any] | None
+    gate: dict[str, Any]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def refresh(plan: RefreshPlan, quiet: bool = False) -> RefreshSummary:
+    """Measures the new weights first; if they pass, annotates the images into a round that readers do not see, carries
+    people's masks over, counts the churn, and publishes. The same call goes on where a killed one stopped.
+
+    Raises ValueError for wrong input before anything is written, and RunError when the run fails.
+    """
+    started = time.time()
+    folder = Folder(plan.dataset)
+    base = newest_published(folder)
+    made = _newest_made(folder)
+    old_recipe, recipe = _recipes(plan, base, made)
+    with settled(recipe) as recipe:
+        return _refresh(plan, base, made, old_recipe, recipe, started, quiet)
+
+
+def _refresh(
+    plan: RefreshPlan,
+    base: Round,
+    made: Round | None,
+    old_recipe: Recipe | None,
+    recipe: Recipe,
+    started: float,
+    quiet: bool,
+) -> RefreshSummary:
+    folder = base.folder
+    sam, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    mark = fingerprint(recipe, sha256)
+    done = _already_published(base, plan, mark.links)
+    if done is not None:
+        return _summary(plan, started, "unchanged", base.number, done["churn"], done["gate"])
+    if made is not None and old_recipe is not None and not plan.other_sizes:
+        _check_sizes(plan.checkpoint, sam.config, made.number, old_recipe)
+    listing = _listing(open_dataset(plan.dataset), plan.where, old_recipe)
+    before, after, verdict = _measure(plan, made, old_recipe, recipe, sha256, quiet)
+    if made is not None and before is not None:
+        _remember(made, before)
+    if not verdict.passed:
+        return _summary(plan, started, "refused", None, None, verdict.as_dict())
+    target = _target(folder, base, plan, mark.links)
+    notes = {
+        "evaluation": asdict(after),
+        "refresh": {
+            "of": base.number,
+            "where": plan.where,
+            "trained_on": _training_data(plan.checkpoint),
+            "gate": verdict.as_dict(),
+        },
+    }
+    withhold(folder, target.number)
+    ran = run(recipe, quiet=quiet, into=Into(target, listing, notes))
+    if ran.status != "done":
+        return _summary(plan, started, ran.status, target.number, None, verdict.as_dict())
+    if ran.tally.images and ran.tally.failed == ran.tally.images:
+        raise RunError(f"all {ran.tally.images} images failed, so round {target.number} stays unpublished")
+    with hold_lease(target, "refresh"), connected_ray(recipe.ray.address):
+        churn = carry_round(open_dataset(plan.dataset), target, quiet)
+        record = target.read_record()
+        assert record is not None, "the run wrote it"
+        record |= {k: v for k, v in notes.items() if k != "refresh"}
+        record["refresh"] = notes["refresh"] | {"churn": churn.as_dict()}
+        target.write_record(record)
+        publish(folder, target.number)
+    return _summary(plan, started, "published", target.number, churn.as_dict(), verdict.as_dict(), ran.tally.failed)
+
+
+def newest_published(folder: Folder) -> Round:
+    """What readers see. Raises ValueError if there is none, or if a run is still writing it."""
+    present = round_numbers(folder)
+    published = [number for number in read_index(folder)["published"] if number in present]
+    if not published:
+        raise ValueError(f"dataset: {folder.uri!r} holds no published round; give the folder that a run wrote")
+    newest = Round(folder, published[-1])
+    if live := live_leases(newest):
+        raise ValueError(
+            f"dataset: {folder.uri}/{newest.name} is still being written by run {live[0]['run_id']} "
+            f"(process {live[0]['pid']} on {live[0]['host']}); wait for it to end"
+        )
+    return newest
+
+
+def _newest_made(folder: Folder) -> Round | None:
+    """The newest published round that a model made, not an import."""
+    rounds = [Round(folder, number) for number in reversed(read_index(folder)["published"])]
+    return next((one for one in rounds if "recipe" in (one.read_record() or {})), None)
+
+
+def _recipes(plan: RefreshPlan, base: Round, made: Round | None) -> tuple[Recipe | None, Recipe]:
+    """How the newest round that a model made was made, if there is one, and how the next one is."""
+    record = (made.read_record() if made else None) or {}
+    old = validate_recipe(record["recipe"]) if made else None
+    if old is None and plan.recipe is None:
+        raise ValueError(f"recipe: round {base.number} of {plan.dataset!r} names none (it is an import); add --recipe")
+    content = dict(plan.recipe if plan.recipe is not None else record["recipe"])
+    content |= {"output": plan.dataset}
+    content.setdefault("input", plan.dataset)
+    apply_overrides(content, list(plan.overrides))
+    content["model"] = {**content.get("model", {}), "checkpoint": plan.checkpoint}
+    return old, validate_recipe(content)
+
+
+def _check_sizes(checkpoint: str, sizes: SamConfig, number: int, old: Recipe) -> None:
+    try:
+        before = load_sam(old.model.checkpoint, old.model.image_size)[0].config
+    except CheckpointError:
+        return  # the gate says so, unless it knows that round's figures
+    for name, value in vars(before).items():
+        if getattr(sizes, name) != value:
+            raise ValueError(
+                f"checkpoint: {checkpoint} has {name} {getattr(sizes, name)}, the weights of round {number} have "
+                f"{value}; choose weights of the same sizes, or add --other-sizes"
+            )
+
+
+def _listing(dataset: Dataset, where: str | None, old: Recipe | None) -> pa.Table:
+    """The dataset's images as a listing; `where` leaves those with a mask for which it holds."""
+    chosen = "" if where is None else f" WHERE image_id IN (SELECT image_id FROM masks WHERE ({where}\n))"
+    rows, _ = query(dataset, f"{IMAGES}{chosen} ORDER BY image_id")
+    if rows.num_rows == 0:
+        lacks = "image" if where is None else f"mask for which {where!r} is true"
+        raise ValueError(f"where: {dataset.uri!r} holds no {lacks}; choose another predicate, or leave it out")
+    if old is None or rows["prompts_hash"].null_count == rows.num_rows:
+        return listing_table(
+            rows.num_rows, {name: rows[name].cast(LISTING.field(name).type) for name in ("image_id", "uri", "extra")}
+        )
+    # a manifest's own prompts are not in the dataset
+    listed = list_images(old.input, old.include, old.exclude)
+    return listed.filter(pc.is_in(listed["image_id"], value_set=rows["image_id"].combine_chunks()))
+
+
+def _measure(
+    plan: RefreshPlan, made: Round | None, old: Recipe | None, new: Recipe, sha256: str, quiet: bool
+) -> tuple[Measured | None, Measured, Verdict]:
+    record = (made.read_record() if made else None) or {}
+    before = None
+    if old is not None:
+        before = measure(old, record["weights"]["sha256"], plan.gate, record.get("evaluation"), quiet)
+    after = measure(new, sha256, plan.gate, None, quiet)
+    return before, after, judge(before, after, plan.gate)
+
+
+def _remember(base: Round, before: Measured) -> None:
+    """So that the next refresh need not measure the same weights again."""
+    record = base.read_record()
+    if record is not None and record.get("evaluation") != asdict(before):
+        base.write_record(record | {"evaluation": asdict(before)})
+
+
+def _target(folder: Folder, base: Round, plan: RefreshPlan, links: dict[str, str]) -> Round:
+    """The withheld round that the same call began, if it is the last one; else a new one."""
+    following = next_round(folder)
+    last = Round(folder, following.number - 1)
+    record = last.read_record()
+    withheld = last.number in read_index(folder).get("withheld", [])
+    begun = record.get("refresh", {}) if record else {}
+    same = withheld and (begun.get("of"), begun.get("where")) == (base.number, plan.where)
+    if withheld and record is None:
+        return last
+    return last if same and record and record["fingerprints"]["generate"] == links["generate"] else following
+
+
+def _already_published(base: Round, plan: RefreshPlan, links: dict[str, str]) -> dict[str, Any] | None:
+    record = base.read_record() or {}
+    done = record.get("refresh")
+    if not done or done["where"] != plan.where or any(record["fingerprints"].get(k) != v for k, v in links.items()):
+        return None
+    return dict(done)
+
+
+def _training_data(checkpoint: str) -> str | None:
+    """The fingerprint of what the weights were trained on, where they carry one."""
+    try:
+        return read_metadata(checkpoint).get("training_data")
+    except CheckpointError:
+        return None
+
+
+def _summary(
+    plan: RefreshPlan,
+    started: float,
+    status: str,
+    number: int | None,
+    churn: dict[str, Any] | None,
+    gate: dict[str, Any],
+    failed: int = 0,
+) -> RefreshSummary:
+    counted = churn or Churn().as_dict()
+    return RefreshSummary(
+        dataset=plan.dataset,
+        status=status,
+        round=number,
+        images=counted["images"],
+        failed=failed,
+        masks=counted["kept"] + counted["changed"] + counted["new"],
+        churn=churn,
+        gate=gate,
+        seconds=time.time() - started,
+    )
