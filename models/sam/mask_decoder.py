@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import LayerNorm2d, Mlp
-from models.sam.transformer import TwoWayTransformer
+from models.sam.transformer import TwoWayTransformer, repeat_each
 
 BLOCK_ENTRIES = 1 << 18  # of the features that a CPU upscales at a time: with what they become, about a core's cache
 
@@ -54,12 +54,16 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = Mlp(embed_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth)
 
     def attend(self, image_embeddings: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> DecodedPrompts:
-        """image_embeddings and dense: (B or 1, C, E, E); image_pe: (1, C, E, E); sparse: (B, N, C).
+        """image_embeddings: (G, C, E, E), for B a multiple of G; dense: (B or 1, C, E, E); image_pe: (1, C, E, E);
+        sparse: (B, N, C).
 
-        With batch 1 for both, B prompts share one image, which is cheaper than repeating it and gives the same result.
+        Each image serves the B/G prompts that follow one another, which is cheaper than repeating it (as long as dense
+        has batch 1) and gives the same result.
         """
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # (B, 1 + T + N, C)
+        if len(dense) > 1:
+            image_embeddings = repeat_each(image_embeddings, len(dense))
         image = (image_embeddings + dense).flatten(2).transpose(1, 2)  # (B or 1, E*E, C)
         tokens, image = self.transformer(tokens, image, image_pe.flatten(2).transpose(1, 2))
         return DecodedPrompts(

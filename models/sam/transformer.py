@@ -24,12 +24,13 @@ class TwoWayTransformer(nn.Module):
     def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the attended tokens (B, N, C) and the attended image (B, E*E, C).
 
-        tokens: (B, N, C); they are their own position encoding. image: (B or 1, E*E, C), 1 if all prompts share it:
-        the first block then projects it once for all of them. image_pe: (1, E*E, C).
+        tokens: (B, N, C); they are their own position encoding. image: (G, E*E, C), for B a multiple of G: each image
+        serves the B/G prompts that follow one another, and the first block projects it once for all of them.
+        image_pe: (1, E*E, C).
         """
         tokens_pe = tokens
         device = image.device.type
-        if torch.is_autocast_enabled(device) and not torch.is_grad_enabled():  # once, and not at every product
+        if torch.is_autocast_enabled(device):  # once, and not at every product
             image, image_pe = (x.to(torch.get_autocast_dtype(device)) for x in (image, image_pe))
         image, image_pe = image.contiguous(), image_pe.contiguous()  # sums would inherit a transposed layout
         for layer in self.layers:
@@ -74,7 +75,7 @@ class TwoWayBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention that works at `internal_dim` channels: (B, N, C) queries, (B, M, C) keys -> (B, N, C).
 
-    Queries, or keys and values, of batch 1 serve the whole batch of the other side and are projected once.
+    Queries, or keys and values, of a smaller batch G serve B/G of the other side each, and are projected once.
     """
 
     def __init__(self, embed_dim: int, internal_dim: int, num_heads: int) -> None:
@@ -86,25 +87,19 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(internal_dim, embed_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        queries = q.shape[:2]
-        if len(k) == 1:
-            q = q.flatten(0, 1)[None]  # (1, B*N, C): queries do not see each other, so one attention serves them all
+        batch, num_queries = max(len(q), len(k)), q.shape[1]
+        if len(k) < len(q):  # (G, B/G*N, C): queries do not see each other, so one attention serves many
+            q = q.unflatten(0, (len(k), -1)).flatten(1, 2)
         q, k, v = (self._split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
-        out = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v)
-        out = out.transpose(1, 2).flatten(2)  # (B, N, internal) or (1, B*N, internal)
-        out = self.out_proj(out)
-        return out.unflatten(1, queries)[0] if len(k) == 1 else out
+        out = F.scaled_dot_product_attention(repeat_each(q, len(k)), k, v)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))  # (B, N, C) or (G, B/G*N, C)
+        return out.reshape(batch, num_queries, -1)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
 
-    def _pays(self, image: Tensor, tokens: Tensor) -> bool:
-        """Whether projecting the few tokens twice is less work than projecting the image once.
-
-        Not in training at reduced precision: scores, which a fused attention keeps in fp32, would be rounded.
-        """
-        if torch.is_grad_enabled() and torch.is_autocast_enabled(image.device.type):
-            return False
+    def _pays(self, tokens: Tensor) -> bool:
+        """Whether projecting the few tokens twice is less work than projecting the image once."""
         return self.num_heads * tokens.shape[1] < self.q_proj.out_features
 
     def _to_channels(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -122,7 +117,7 @@ class TokenToImageAttention(Attention):
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if len(k) == 1 or not self._pays(image=k, tokens=q):
+        if len(k) < len(q) or not self._pays(tokens=q):
             return super().forward(q, k, v)
         batch, num_tokens, _ = q.shape
         q = self._split_heads(self.q_proj(q))
@@ -135,25 +130,38 @@ class TokenToImageAttention(Attention):
 
 
 class ImageToTokenAttention(Attention):
-    """Many image positions attend to a few tokens; the answer is added to a `residual` (B or 1, M, C).
+    """Many image positions attend to a few tokens; the answer is added to a `residual` (B or G, M, C).
 
     Associated as (x Wq) k' = x (k Wq')' and attention (v Wv) Wo = attention (v Wv Wo), so that only tokens are
-    projected. An image that all prompts share (batch 1) is projected once instead.
+    projected. An image that several prompts share is projected once instead.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, residual: Tensor | None = None) -> Tensor:
-        if not self._pays(image=q, tokens=k):
+        residual = None if residual is None else repeat_each(residual, len(k))
+        if not self._pays(tokens=k):
             out = super().forward(q, k, v)
             return out if residual is None else residual + out
         k, values = self._split_heads(self.k_proj(k)), self._split_heads(self.v_proj(v))  # (B, heads, N, d)
         k = k * k.shape[-1] ** -0.5
-        if len(q) == 1:
-            scores = k @ self._split_heads(self.q_proj(q)).transpose(2, 3)  # (B, heads, N, M)
+        if len(q) < len(k):
+            scores = self._shared_scores(q, k)
         else:
             offset = k @ self.q_proj.bias.view(self.num_heads, -1, 1)  # (B, heads, N, 1)
             scores = self._to_channels(k, self.q_proj.weight) @ q.transpose(1, 2)  # (B, heads*N, M)
             scores = scores.unflatten(1, k.shape[1:3]) + offset
         attention = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)  # (B, M, heads*N)
         values = self._to_channels(values, self.out_proj.weight.T)  # (B, heads*N, C)
-        start = self.out_proj.bias if residual is None else residual + self.out_proj.bias
+        start = self.out_proj.bias if residual is None else residual + self.out_proj.bias.to(residual.dtype)
         return torch.baddbmm(start, attention, values)
+
+    def _shared_scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, heads, N, M) of projected keys (B, heads, N, d) and images (G, M, C) that serve B/G of them each."""
+        groups, num_prompts = len(q), len(k) // len(q)
+        keys = k.unflatten(0, (groups, num_prompts)).transpose(1, 2).flatten(2, 3)  # (G, heads, B/G*N, d)
+        scores = keys @ self._split_heads(self.q_proj(q)).transpose(2, 3)
+        return scores.unflatten(2, (num_prompts, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def repeat_each(x: Tensor, batch: int) -> Tensor:
+    """(G, …) -> (batch, …): each one as often as it serves; a view where G is 1 or `batch`."""
+    return x[:, None].expand(-1, batch // len(x), *x.shape[1:]).flatten(0, 1)

@@ -97,8 +97,7 @@ def train_on_prompts(
         for part, by_box in ((slice(num_boxes, None), False), (slice(num_boxes), True)):
             targets = torch.stack([masks[part] for masks in drawn.values()])  # (images, prompts, 4E, 4E)
             if targets.shape[1]:
-                images = with_masks.repeat_interleave(targets.shape[1])
-                group = _Group(sam, embeddings, images, targets.flatten(0, 1), by_box, settings, generator)
+                group = _Group(sam, embeddings, with_masks, targets.flatten(0, 1), by_box, settings, generator)
                 one = group.run(rounds, weights, step, share, bf16)
                 tally = one if tally is None else tally + one
     return tally
@@ -119,7 +118,7 @@ class _Group:
     ) -> None:
         self.sam = sam
         self.embeddings = embeddings
-        self.images = images  # (B,), each prompt's place in the embeddings
+        self.images = images  # (G,): places in the embeddings, each of B/G prompts that follow one another
         self.targets = targets  # (B, 4E, 4E) bool
         self.frame = sam.config.image_size
         self.generator = generator
@@ -192,7 +191,7 @@ class _Group:
         slots = slice(1 if first and self.boxes is None else 0, last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             sparse, dense = sam.prompt_encoder(prompts)
-            image = self.embeddings[self.images]  # (B, C, E, E)
+            image = self.embeddings[self.images]  # (G, C, E, E)
             decoded = sam.mask_decoder.attend(image, sam.prompt_encoder.dense_pe(), sparse, dense)
             logits = _every_mask(sam.mask_decoder, decoded, slots)
         return logits.float().contiguous(), decoded.predicted_iou[:, slots].float()

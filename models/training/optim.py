@@ -73,7 +73,9 @@ def make_optimizers(
     inside = {name for name, _ in matrices}
     rest = [one for one in everything if one[0] not in inside]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(parameter_groups(rest, encoder_depth, settings), settings.learning_rate, settings.betas)
+        torch.optim.AdamW(
+            parameter_groups(rest, encoder_depth, settings), settings.learning_rate, settings.betas, fused=True
+        )
     ]
     if matrices:
         groups = parameter_groups(matrices, encoder_depth, settings)

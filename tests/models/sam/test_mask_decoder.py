@@ -94,28 +94,45 @@ def test_upscaling_in_blocks_equals_the_transposed_convolutions(
     torch.testing.assert_close(masks, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_images", "num_tokens"), [(1, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize(("num_images", "num_tokens"), [(1, 2), (2, 2), (6, 2), (6, 1)])
 def test_associated_attention_equals_the_plain_one(num_images: int, num_tokens: int) -> None:
+    """Six prompts on one image, on two images (three each), and on six."""
     torch.manual_seed(0)
-    image, placed = torch.randn(2, num_images, 6, 32).unbind(0)
-    tokens, values = torch.randn(2, 3, num_tokens, 32).unbind(0)
+    image, placed = torch.randn(2, num_images, 7, 32).unbind(0)
+    tokens, values = torch.randn(2, 6, num_tokens, 32).unbind(0)
     plain, to_image, to_token = Attention(32, 16, 4), TokenToImageAttention(32, 16, 4), ImageToTokenAttention(32, 16, 4)
     for module in (to_image, to_token):
         module.load_state_dict(plain.state_dict())
-        assert module._pays(image, tokens)
-    torch.testing.assert_close(to_image(tokens, placed, image), plain(tokens, placed, image), rtol=0, atol=1e-6)
-    torch.testing.assert_close(to_token(placed, tokens, values), plain(placed, tokens, values), rtol=0, atol=1e-6)
-    expected = image + plain(placed, tokens, values)
-    torch.testing.assert_close(to_token(placed, tokens, values, residual=image), expected, rtol=0, atol=1e-6)
-    # with as many tokens as channels, or in training at reduced precision, the plain way is taken
-    assert not to_image._pays(image, tokens.repeat(1, 4, 1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not to_image._pays(image, tokens)
-        with torch.no_grad():
-            assert to_image._pays(image, tokens)
+        assert module._pays(tokens)
+    each, each_placed = (x.repeat_interleave(6 // num_images, dim=0) for x in (image, placed))
+    expected = plain(tokens, each_placed, each)
+    torch.testing.assert_close(to_image(tokens, placed, image), expected, rtol=0, atol=1e-6)
+    expected = plain(each_placed, tokens, values)
+    torch.testing.assert_close(to_token(placed, tokens, values), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(to_token(placed, tokens, values, residual=image), each + expected, rtol=0, atol=1e-6)
+    # with as many tokens as channels the plain way is taken, which too knows shared images
+    many, many_values = tokens.repeat(1, 4, 1), values.repeat(1, 4, 1)
+    assert not to_image._pays(many) or num_tokens == 1
+    expected = each + plain(each_placed, many, many_values)
+    torch.testing.assert_close(to_token(placed, many, many_values, residual=image), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 1), (3, 3), (1, 3), (3, 1)])
+def test_prompts_of_two_images_decode_as_alone(sam: Sam) -> None:
+    """Also with a mask prompt each, where the images must be repeated."""
+    torch.manual_seed(0)
+    size, channels = sam.config.embedding_size, sam.config.prompt_embed_dim
+    images, sparse = torch.randn(2, channels, size, size), torch.randn(4, 2, channels)
+    for dense in (torch.randn(1, channels, size, size), torch.randn(4, channels, size, size)):
+        together = sam.mask_decoder.attend(images, sam.prompt_encoder.dense_pe(), sparse, dense)
+        for index in range(4):
+            own = dense[index : index + 1] if len(dense) > 1 else dense
+            image = images[index // 2, None]
+            alone = sam.mask_decoder.attend(image, sam.prompt_encoder.dense_pe(), sparse[index, None], own)
+            torch.testing.assert_close(together.image_features[index], alone.image_features[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(together.predicted_iou[index], alone.predicted_iou[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 1), (3, 3), (1, 3), (3, 1), (4, 2), (2, 4)])
 def test_attention_broadcasts_either_side(num_queries: int, num_keys: int) -> None:
     torch.manual_seed(0)
     attention = Attention(8, 4, 2)
@@ -124,5 +141,5 @@ def test_attention_broadcasts_either_side(num_queries: int, num_keys: int) -> No
     out = attention(q, k, v)
     assert out.shape == (batch, 5, 8)
     for i in range(batch):
-        one = attention(q[i % num_queries][None], k[i % num_keys][None], v[i % num_keys][None])
+        one = attention(q[i * num_queries // batch, None], *(x[i * num_keys // batch, None] for x in (k, v)))
         torch.testing.assert_close(out[i], one[0], rtol=0, atol=1e-6)
