@@ -2,8 +2,8 @@
 
     python official_train.py JOB.json
 
-Prints masks per second of processor time. The loop is what one writes first: each image's prompts go through the decoder by themselves,
-and one backward pass ends the step. Imports nothing of MaskFoundry.
+Prints masks per second of processor time. The loop is what one writes first: each image's prompts go through the
+decoder by themselves, and one backward pass ends the step. Imports nothing of MaskFoundry.
 """
 
 import json
