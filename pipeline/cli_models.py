@@ -56,8 +56,12 @@ def models_calibrate(
 
     from pipeline.evaluation.calibrate import calibrate
 
-    for slot, line in calibrate(checkpoint, data, Path(destination), limit, image_size).items():
-        print(f"output {slot}: {line.slope:.3f} x predicted IoU {line.offset:+.3f}")
+    fit = calibrate(checkpoint, data, Path(destination), limit, image_size)
+    print(
+        f"on held-out images, squared error of the predicted IoU {fit.error_before:.4f} → {fit.error_after:.4f}; IoU of "
+        f"the mask rated best {fit.chosen_before:.3f} → {fit.chosen_after:.3f} (the best of three has {fit.best:.3f})"
+    )
+    print(f"{checkpoint} → {destination}")
 
 
 @models_app.command("verify")
