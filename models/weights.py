@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.captioner.model import Captioner, CaptionerConfig
 from models.clip.build import build_clip
 from models.clip.checkpoints import infer_config as infer_clip_config
 from models.clip.checkpoints import is_hugging_face as is_hugging_face_clip
@@ -59,10 +60,12 @@ __all__ = [
     "VerifiedCheckpoint",
     "available_models",
     "convert",
+    "load_captioner",
     "load_clip",
     "load_clip_tokenizer",
     "load_sam",
     "load_strictly",
+    "save_captioner",
     "save_clip",
     "save_sam",
     "verify_checkpoint",
@@ -73,6 +76,10 @@ __all__ = [
 MERGES_NOTE = "bpe_merges"
 # Of a CLIP's checkpoint: the views of masks that it was trained on, as JSON.
 VIEWS_NOTE = "maskfoundry_views"
+# The calibrated thresholds of tags, as JSON.
+TAGS_NOTE = "maskfoundry_tags"
+# Of a captioner: the least cosine of a caption with what it is about.
+CAPTION_NOTE = "maskfoundry_caption_score"
 OPENAI_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
@@ -178,6 +185,28 @@ def save_clip(
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     own = {} if merges is None else {MERGES_NOTE: merges}
     write_safetensors(path, state, {**(notes or {}), **own, f"{SIZES_PREFIX}clip": config.to_json()})
+
+
+def load_captioner(checkpoint: str) -> tuple[Captioner, str]:
+    """A captioner ready for inference, as `load_clip`, and the sha256 of its file. Raises CheckpointError."""
+    stored = read_checkpoint(checkpoint)
+    sizes = stored_sizes(stored, "captioner")
+    if sizes is None:
+        raise CheckpointError(f"{stored.path}: is no captioner, or its sizes are not stored with it")
+    with _blaming(stored.path):
+        config = CaptionerConfig.from_json(sizes)
+    with torch.device("meta"):
+        model = Captioner(config)
+    load_strictly(model, stored.state, stored.path)
+    return model.eval().requires_grad_(False), stored.sha256
+
+
+def save_captioner(
+    path: Path, captioner: Captioner, dtype: torch.dtype, notes: Mapping[str, str] | None = None
+) -> None:
+    """Writes a captioner as safetensors with its sizes; `notes` is further metadata."""
+    state = {key: value.to(dtype) for key, value in captioner.state_dict().items()}
+    write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}captioner": captioner.config.to_json()})
 
 
 def convert(source: str, destination: Path) -> None:

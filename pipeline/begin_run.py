@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.fingerprint import Fingerprint, changes
 from pipeline.lease import Lease, hold_lease
 from pipeline.recipe import Recipe
-from pipeline.rounds import Round, publish, round_numbers, settled_rounds
+from pipeline.rounds import Round, engine_rounds, publish, round_numbers
 from pipeline.shards import Shard
 from pipeline.storage import Folder
 
@@ -29,7 +29,7 @@ class Into:
 def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
     """The newest round that is not withheld, or with `new_round` the next one; of shards the first to come starts it,
     and the others join it, as long as they have not been in it and it is of their settings."""
-    numbers = settled_rounds(folder)
+    numbers = engine_rounds(folder)
     newest = Round(folder, numbers[-1] if numbers else 0, shard)
     if not new_round or not numbers:
         return newest

@@ -8,8 +8,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.cli_dataset import export_command, import_command, query_command, report_command
-from pipeline.cli_loop import refresh_command, rollback_command
+from pipeline.cli_dataset import (
+    audit_command,
+    drop_command,
+    export_command,
+    import_command,
+    query_command,
+    report_command,
+)
+from pipeline.cli_loop import assist_command, loop_command, refresh_command, rollback_command
 from pipeline.cli_models import models_app
 from pipeline.cli_options import AsJson
 
@@ -152,11 +159,11 @@ def train_command(
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a SAM on labelled images, or go on with a training."""
+    """Train a SAM, a CLIP or a captioner on labelled images, or go on with a training."""
     from pipeline.load_recipe import load_train_recipe
-    from pipeline.training.train import train
+    from pipeline.train_any import train_any
 
-    summary = train(load_train_recipe(recipe, override), quiet=as_json)
+    summary = train_any(load_train_recipe(recipe, override), quiet=as_json)
     if as_json:
         print(json.dumps(summary.as_dict()))
         return
@@ -271,7 +278,11 @@ def evaluate_command(
 app.command("query")(query_command)
 app.command("export")(export_command)
 app.command("import")(import_command)
+app.command("audit")(audit_command)
+app.command("drop")(drop_command)
 app.command("report")(report_command)
+app.command("assist")(assist_command)
+app.command("loop")(loop_command)
 app.command("refresh")(refresh_command)
 app.command("rollback")(rollback_command)
 app.add_typer(models_app, name="models")

@@ -1,10 +1,11 @@
-"""The commands for a dataset in use: query, export, import, report."""
+"""The commands for a dataset in use: query, export, import, audit, drop, report."""
 
 import json
 import sys
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pipeline.cli_options import AsJson, one_of
 
@@ -59,7 +60,9 @@ def query_command(
 def export_command(
     dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
     output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
-    layout: Annotated[str, typer.Option(help="sa1b, coco, webdataset or label-studio.")] = "coco",
+    layout: Annotated[
+        str, typer.Option(help="coco, sa1b, webdataset, panoptic, yolo, huggingface or label-studio.")
+    ] = "coco",
     pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
     short_side: Annotated[
         int | None, typer.Option(min=1, help="Make larger pictures and their masks so small; needs --images.")
@@ -116,6 +119,53 @@ def import_command(
             print(f"failed: {summary.failures[0]}")
     if summary.images and summary.failed == summary.images:
         raise typer.Exit(1)
+
+
+def audit_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    num_images: Annotated[
+        int | None, typer.Option("-n", min=1, help="Draw so many images for people; without it, report on the last.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A folder for the tasks; by default DATASET-audit.")] = None,
+    pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Have people look over a sample of the masks, and measure how much they changed."""
+    from pipeline.audit.measure import measure_audit
+    from pipeline.audit.sample import draw_sample
+    from pipeline.audit.tables import audit_table
+
+    if num_images is not None:
+        target = output or f"{dataset.rstrip('/')}-audit"
+        drawn = draw_sample(dataset, num_images, target, pictures, seed, quiet=as_json)
+        text = f"{drawn.masks:,} masks of {drawn.images:,} images → {drawn.output}/tasks, for Label Studio"
+        print(json.dumps(drawn.as_dict()) if as_json else text)
+        return
+    found = measure_audit(dataset)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    Console(highlight=False, soft_wrap=True).print(audit_table(found))
+    print(
+        f"{found.images:,} of {found.sampled:,} images have come back; people took {found.removed:,} masks away and "
+        f"drew {found.added:,}"
+    )
+
+
+def drop_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    images: Annotated[list[str], typer.Option("--image", help="An image's id; may be given several times.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take images down: out of every round, and never back."""
+    from pipeline.drop import drop_images
+
+    summary = drop_images(dataset, images, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        print(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
 
 
 def report_command(

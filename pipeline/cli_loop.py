@@ -1,4 +1,4 @@
-"""The commands for rounds from better weights: refresh, rollback."""
+"""The commands for rounds from better weights: refresh, rollback, loop, assist."""
 
 import json
 import sys
@@ -31,8 +31,8 @@ def refresh_command(
 ) -> None:
     """Annotate a dataset again with new weights; readers see it only if the weights pass the gate."""
     from pipeline.load_recipe import read_recipe
-    from pipeline.loop.gate import GateSettings
     from pipeline.loop.refresh import RefreshPlan, refresh
+    from pipeline.loop.settings import GateSettings
     from pipeline.loop.tables import churn_table, gate_table
 
     if held_out is None:
@@ -82,3 +82,65 @@ def rollback_command(
         return
     taken, shown = rollback(dataset)
     print(f"round {taken} of {dataset} is taken back; readers see round {shown} (--undo {taken} publishes it again)")
+
+
+def loop_command(
+    recipe: Annotated[str, typer.Argument(help="A loop's recipe, or the name of a shipped one.")],
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds after the first.")] = 1,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", "-o", metavar="FIELD=VALUE", help="Set a field: -o run.input=PHOTOS")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run, then train on the masks and annotate again, round after round; goes on where it was killed."""
+    from pipeline.load_recipe import load_loop_recipe
+    from pipeline.loop.loop import loop
+    from pipeline.loop.tables import rounds_table
+
+    with redirect_stdout(sys.stderr):
+        summary = loop(load_loop_recipe(recipe, override), rounds, quiet=as_json)
+    found = summary.as_dict()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console(highlight=False, soft_wrap=True).print(rounds_table(found["rounds"]))
+        print(f"{LOOP_ENDS[summary.status]} → {summary.dataset}")
+    if summary.status != "done":
+        raise typer.Exit(1)
+
+
+LOOP_ENDS = {
+    "done": "every round is published",
+    "refused": "the gate refused the last weights; readers see the round before",
+    "taken_back": "the next round was rolled back; `maskfoundry rollback --undo` publishes it again",
+    "interrupted": "interrupted; run the same command to go on",
+}
+
+
+def assist_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset.")],
+    labels: Annotated[str, typer.Option(help="People's masks of its images (COCO), or the truth for the oracle.")],
+    confident: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Keep the model's masks of at least this predicted IoU; by default none."),
+    ] = None,
+    clicks: Annotated[
+        int | None, typer.Option(min=1, help="Have an oracle click the masks, so many times at most an object.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="The model that the oracle clicks with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add people's masks to a dataset as its next round, beside the masks that the model is sure of."""
+    from models.training.oracle import OracleSettings
+    from pipeline.loop.assist import assist
+
+    oracle = None if clicks is None else OracleSettings(max_clicks=clicks)
+    summary = assist(dataset, labels, confident, oracle, checkpoint, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    note = f" with {summary.clicks:,} clicks, {summary.missed:,} objects given up" if oracle else ""
+    print(
+        f"round {summary.round} of {dataset} ({summary.stage}): {summary.images:,} images, {summary.confident:,} masks "
+        f"of the model kept, {summary.added:,} added{note}"
+    )

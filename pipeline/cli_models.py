@@ -8,8 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli_options import AsJson
+from pipeline.cli_tags import calibrate_tags_command, measure_tags_command
 
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
+models_app.command("calibrate-tags")(calibrate_tags_command)
+models_app.command("measure-tags")(measure_tags_command)
 
 
 @models_app.command("list")

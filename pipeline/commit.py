@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from pipeline.chunks import Chunk
 from pipeline.rounds import Round
-from stages.record import SCHEMA, conform, set_columns
+from stages.record import LINKS, SCHEMA, conform, set_columns
 
-STAGES = ("decode", "generate", "filter")
+STAGES = ("decode", "generate", "filter", "tag", "caption")
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Tally:
         self.masks += reasons.null_count
         self.drop_reasons.update(reason for reason in reasons.to_pylist() if reason is not None)
         for stage in STAGES:
+            if f"{stage}_seconds" not in rows.column_names:
+                continue
             self.stage_seconds[stage] += pc.sum(rows[f"{stage}_seconds"]).as_py() or 0.0
 
 
@@ -76,7 +78,7 @@ class Committer:
     def _commit(self, part: int, rows: pa.Table) -> None:
         order = pc.index_in(self._chunks[part].images["image_id"], value_set=rows["image_id"].combine_chunks())
         rows = rows.take(order.drop_null())
-        links = {name: self.links.get(name) for name in ("generate", "filter", "tag", "caption")}
+        links = {name: self.links.get(name) for name in LINKS}
         count = rows.num_rows
         record = conform(
             set_columns(

@@ -68,15 +68,26 @@ class Dataset:
         rows = source.read_part(part.number)
         if not self.every_round and part.round != self.rounds[-1]:
             rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=self._outdated[part.round])))
-        if self.predicate is None and self.candidates:
-            return rows
-        wanted = None
-        if self.predicate is not None:
-            wanted = matching_masks(rows, self.predicate, self.candidates)
-        rows = _with_masks(rows, wanted, self.candidates)
+        rows = self.with_masks(rows)
         if self.predicate is not None:
             rows = rows.filter(pc.greater(pc.list_value_length(rows["masks"]), 0))
         return rows
+
+    def with_masks(self, rows: pa.Table) -> pa.Table:
+        """As many rows, with only those of their masks that count."""
+        if self.predicate is None and self.candidates:
+            return rows
+        return _with_masks(rows, self.passing(rows))
+
+    def passing(self, rows: pa.Table) -> np.ndarray:
+        """Which masks count, bool, of all rows one after the other; run lengths may be missing."""
+        flat = rows["masks"].combine_chunks().flatten()
+        keep = pc.struct_field(flat, "keep").to_numpy(zero_copy_only=False)
+        passing = np.ones(len(flat), bool) if self.candidates else keep.astype(bool)
+        if self.predicate is not None:
+            wanted = matching_masks(rows, self.predicate, self.candidates)
+            passing = passing & pc.is_in(pc.struct_field(flat, "mask_id"), value_set=wanted).to_numpy(False)
+        return passing
 
     @cached_property
     def _outdated(self) -> dict[int, pa.Array]:
@@ -149,15 +160,11 @@ def open_dataset(uri: str, round: int | None = None, all_rounds: bool = False, c
     return Dataset(uri, tuple(sorted(published)), every_round=all_rounds, candidates=candidates)
 
 
-def _with_masks(rows: pa.Table, wanted: pa.Array | None, candidates: bool) -> pa.Table:
-    """The rows with those of their masks that are kept (or `candidates`) and whose ids are `wanted` (None for all)."""
+def _with_masks(rows: pa.Table, passing: np.ndarray) -> pa.Table:
+    """The rows with the `passing` ones of all their masks."""
     masks = rows["masks"].combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(masks), 0).to_numpy(zero_copy_only=False)
     flat = masks.flatten()
-    passing = np.ones(len(flat), bool) if candidates else pc.struct_field(flat, "keep").to_numpy(zero_copy_only=False)
-    if wanted is not None:
-        ids = pc.struct_field(flat, "mask_id")
-        passing = passing & pc.is_in(ids, value_set=wanted).to_numpy(zero_copy_only=False)
     owner = np.repeat(np.arange(len(rows)), lengths)
     counts = np.bincount(owner[passing], minlength=len(rows)).tolist()
     chosen = pa.array(passing)

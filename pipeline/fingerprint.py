@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.labelling import label_content
 from pipeline.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,8 @@ class Fingerprint:
 
 
 def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
-    """Links `generate` and `filter`. Paths, pool and batch sizes, devices and `commit_every` are not part of them."""
+    """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag` and `caption`. Paths, pool and
+    batch sizes, devices and `commit_every` are not part of them."""
     content = {
         "generate": _flat(
             {
@@ -34,6 +36,7 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
             }
         ),
         "filter": _flat({"filter": recipe.filter.model_dump(mode="json")}),
+        **{name: _flat({name: values}) for name, values in label_content(recipe).items()},
     }
     links: dict[str, str] = {}
     previous = ""

@@ -1,4 +1,4 @@
-"""The graph: listing → decode → SAM → filter, streamed through Ray Data with backpressure."""
+"""The graph: listing → decode → SAM → filter → tag → caption, streamed through Ray Data with backpressure."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.chunks import Chunk
+from pipeline.labelling import vocabulary_of
 from pipeline.recipe import Recipe
 from pipeline.resources import TASK_CPUS, Resources
 from stages.attempts import Attempts
+from stages.caption_masks import CaptionMasks
 from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
+from stages.tag_masks import TagMasks
 
 if TYPE_CHECKING:
     from pipeline.in_flight import Window
@@ -20,6 +23,7 @@ MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of 
 # Next to nothing, so that it fits beside decoding: with an equal share, decoding takes every slot that comes free, and
 # no image is finished before the last one is decoded.
 FILTER_CPUS = 0.01
+TAG_CPUS = 0.01  # and as much for captions
 
 
 def build_graph(
@@ -37,7 +41,7 @@ def build_graph(
     blocks = list(_blocks(chunks, resources))
     dataset = (
         ray.data.from_blocks(blocks)
-        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS, **batches)
+        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS - 2 * TAG_CPUS, **batches)
         .map_batches(
             GenerateMasks,
             fn_constructor_kwargs={
@@ -54,6 +58,7 @@ def build_graph(
                 "round_number": round_number,
                 "attempts": attempts,
                 "image_timeout": recipe.run.image_timeout,
+                "keep_pixels": recipe.tag is not None,
             },
             compute=ActorPoolStrategy(size=min(resources.sam_actors, len(blocks))),
             batch_size=resources.images_per_batch,
@@ -69,6 +74,40 @@ def build_graph(
             **batches,
         )
     )
+    if recipe.tag is not None:
+        dataset = dataset.map_batches(
+            TagMasks,
+            fn_constructor_kwargs={
+                "settings": recipe.tag,
+                "vocabulary": vocabulary_of(recipe),
+                "views_per_batch": resources.views_per_batch,
+                "device": resources.device,
+                "num_threads": resources.threads_per_actor,
+                "keep_features": recipe.tag.store_embeddings or recipe.caption is not None,
+            },
+            compute=ActorPoolStrategy(size=min(resources.tag_actors, len(blocks))),
+            batch_size=resources.tag_images,
+            num_cpus=TAG_CPUS,
+            num_gpus=resources.tag_gpus,
+            **batches,
+        )
+    if recipe.tag is not None and recipe.caption is not None:
+        dataset = dataset.map_batches(
+            CaptionMasks,
+            fn_constructor_kwargs={
+                "settings": recipe.caption,
+                "tag": recipe.tag,
+                "vocabulary": vocabulary_of(recipe),
+                "device": resources.device,
+                "num_threads": resources.threads_per_actor,
+                "keep_features": recipe.tag.store_embeddings,
+            },
+            compute=ActorPoolStrategy(size=min(resources.tag_actors, len(blocks))),
+            batch_size=resources.tag_images,
+            num_cpus=TAG_CPUS,
+            num_gpus=resources.caption_gpus,
+            **batches,
+        )
     window = Window([block.num_rows for block in blocks], max_in_flight(chunks, resources.sam_actors))
     window.bind(dataset)
     return dataset, window

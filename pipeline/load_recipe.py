@@ -2,11 +2,14 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
+from pipeline.loop.settings import LoopRecipe
 from pipeline.presets import PRESETS
 from pipeline.recipe import Recipe
 from pipeline.training.recipe import TrainRecipe
@@ -20,11 +23,16 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def load_train_recipe(name_or_path: str, overrides: list[str] | None = None) -> TrainRecipe:
-    """As `load_recipe`, for a recipe of `maskfoundry train`."""
+def load_train_recipe(
+    name_or_path: str, overrides: list[str] | None = None
+) -> TrainRecipe | ClipTrainRecipe | CaptionerTrainRecipe:
+    """As `load_recipe`, for a recipe of `maskfoundry train`; `kind` says what it trains, a SAM where there is none."""
     content = _read(_find(name_or_path))
     apply_overrides(content, overrides or [])
-    return _validate(TrainRecipe, content)
+    kind = content.get("kind")
+    if kind == "clip":
+        return _validate(ClipTrainRecipe, content)
+    return _validate(CaptionerTrainRecipe, content) if kind == "captioner" else _validate(TrainRecipe, content)
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -35,6 +43,18 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     content = _read(_find(name_or_path))
     apply_overrides(content, overrides or [])
     return validate_recipe(content)
+
+
+def load_loop_recipe(name_or_path: str, overrides: list[str] | None = None) -> LoopRecipe:
+    """As `load_recipe`, for a recipe of `maskfoundry loop`."""
+    content = _read(_find(name_or_path))
+    apply_overrides(content, overrides or [])
+    return _validate(LoopRecipe, content)
+
+
+def validate_train_recipe(content: dict[str, Any]) -> TrainRecipe:
+    """A training's recipe from plain values."""
+    return _validate(TrainRecipe, content)
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
@@ -133,6 +153,7 @@ def _is_kind(part: str) -> bool:
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         annotation = model.model_fields[part].annotation
+        annotation = next((one for one in get_args(annotation) if one is not NoneType), annotation)
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.rounds import Round, settled_rounds
+from pipeline.rounds import Round, engine_rounds
 from pipeline.storage import Folder
 
 
@@ -28,7 +28,7 @@ def plan(dataset: str, images: int, hours: float | None = None) -> Plan:
     Raises ValueError if no run of the dataset has annotated anything.
     """
     folder = Folder(dataset)
-    numbers = settled_rounds(folder)
+    numbers = engine_rounds(folder)
     target = Round(folder, numbers[-1]) if numbers else None
     record = target.read_record() if target else None
     runs = [run for run in (record or {"runs": []})["runs"] if run["images"] > run["failed"]]

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.generator.settings import GenerateSettings
 from pipeline.presets import PresetName
+from stages.caption_settings import CaptionSettings
 from stages.decode_pixels import DecodeSettings
 from stages.filter_settings import FilterSettings
+from stages.tag_settings import TagSettings
 
 
 class ModelSettings(BaseModel):
@@ -51,12 +53,15 @@ class ResourceSettings(BaseModel):
     images_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     crops_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     points_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    tag_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    views_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     compile: bool = False
 
 
 class Recipe(BaseModel):
     """A whole run: `input` (a folder, glob, file, archive or manifest, or a list of them), `output` (the dataset), and
-    how. `include` and `exclude` are globs over image ids."""
+    how. `include` and `exclude` are globs over image ids. Without `tag` nothing is named, without
+    `caption` nothing described."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,9 +74,17 @@ class Recipe(BaseModel):
     decode: DecodeSettings = DecodeSettings()
     generate: GenerateSettings = GenerateSettings()
     filter: FilterSettings = FilterSettings()
+    tag: TagSettings | None = None
+    caption: CaptionSettings | None = None
     run: RunSettings = RunSettings()
     resources: ResourceSettings = ResourceSettings()
     ray: RaySettings = RaySettings()
+
+    @model_validator(mode="after")
+    def _captions_need_tags(self) -> "Recipe":
+        if self.caption is not None and self.tag is None:
+            raise ValueError("caption needs the features of tag; add a tag section or leave caption out")
+        return self
 
     @property
     def min_predicted_iou(self) -> float:

@@ -8,8 +8,10 @@ from pipeline.fingerprint import changes, fingerprint
 from pipeline.lease import hold_lease
 from pipeline.load_recipe import apply_overrides, validate_recipe
 from pipeline.ray_runtime import connected_ray
+from pipeline.relabel import relabel_round
 from pipeline.replay import replay_round
-from pipeline.rounds import Round, settled_rounds
+from pipeline.resources import resolve_resources
+from pipeline.rounds import Round, engine_rounds
 from pipeline.storage import Folder
 
 
@@ -20,7 +22,7 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     that were not stored.
     """
     folder = Folder(dataset)
-    numbers = settled_rounds(folder)
+    numbers = engine_rounds(folder)
     record = Round(folder, numbers[-1]).read_record() if numbers else None
     if record is None:
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
@@ -47,8 +49,10 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
             "raise the thresholds or use `maskfoundry run --new-round`"
         )
     target = Round(folder, numbers[-1])
-    with hold_lease(target, "filter"), connected_ray(recipe.ray.address):
+    with hold_lease(target, "filter"), connected_ray(recipe.ray.address) as nodes:
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
+        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
+        relabel_round(target, recipe, mark, resources, quiet)
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {
         "dataset": dataset,

@@ -12,7 +12,7 @@ from pipeline.rounds import Round
 from pipeline.storage import Folder
 from stages.filter_masks import FilterMasks
 from stages.filter_settings import FilterSettings
-from stages.record import SCHEMA, conform, set_columns
+from stages.record import LINKS, SCHEMA, conform, set_columns
 
 
 class ReplayPart:
@@ -35,7 +35,8 @@ class ReplayPart:
         floors = rows["predicted_iou_floor"].to_pylist()
         cut_short = sum(floor is not None and floor > np.float32(self.pred_iou_thresh) for floor in floors)
         filtered = self.filter(rows)
-        links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], "tag": None, "caption": None}
+        later = dict.fromkeys(LINKS[2:])  # what names the masks that these rules keep comes after them
+        links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], **later}
         marks = pa.array([links] * rows.num_rows, SCHEMA.field("fingerprints").type)
         target.write_part(part, conform(set_columns(filtered, {"fingerprints": marks})))
         return rows.num_rows, cut_short
@@ -44,10 +45,11 @@ class ReplayPart:
 @dataclass(frozen=True)
 class Replayed:
     """`cut_short` images had more rejected candidates above the threshold than `store_floor.max_candidates`: what the
-    new rules would have made of the rest is not known."""
+    new rules would have made of the rest is not known. `labelled` images got their tags anew."""
 
     images: int = 0
     cut_short: int = 0
+    labelled: int = 0
 
 
 def replay_round(target: Round, settings: FilterSettings, links: dict[str, str], quiet: bool) -> Replayed:

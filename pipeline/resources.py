@@ -7,6 +7,8 @@ from pipeline.recipe import ResourceSettings
 
 CPU_ACTOR_BYTES = 4 << 30  # memory to leave each model on a CPU; a ViT-H in fp32 needs about that
 TASK_CPUS = 0.5  # the slot of a decoding or filtering task: both are brief beside the model
+TAG_GPUS = 0.2  # of a GPU to a CLIP beside a SAM
+CAPTION_GPUS = 0.1
 CPU_ACTORS_PER_FILTER = 4  # a model on a CPU takes ten times as long for an image as filtering its masks, and more
 TASK_SHARE = 0.25  # of a node's CPUs that actors leave to such tasks; two CPUs, the least Ray is given, leave one slot
 
@@ -14,7 +16,8 @@ TASK_SHARE = 0.25  # of a node's CPUs that actors leave to such tasks; two CPUs,
 @dataclass(frozen=True)
 class Resources:
     """`cpus_per_actor` are the slots an actor holds, `threads_per_actor` the threads its model uses. `filter_tasks` run
-    at once: without a bound tasks that ask for next to no CPU start process after process, a second or more each."""
+    at once: without a bound tasks that ask for next to no CPU start process after process, a second or more each.
+    `tag_actors` share the GPUs with the others, where there are any, and take views of `tag_images` images at once."""
 
     sam_actors: int
     gpus_per_actor: float
@@ -24,13 +27,18 @@ class Resources:
     crops_per_batch: int
     points_per_batch: int
     filter_tasks: int
+    tag_actors: int
+    tag_gpus: float
+    caption_gpus: float
+    tag_images: int
+    views_per_batch: int
     device: str
 
 
-def resolve_resources(settings: ResourceSettings, nodes: list[Node]) -> Resources:
+def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bool = False) -> Resources:
     """Raises ValueError when the recipe asks for more than the nodes have."""
     num_gpus = sum(node.num_gpus for node in nodes)
-    available = 1.0 if num_gpus else 0.0
+    available = (1.0 - TAG_GPUS - CAPTION_GPUS if tagging else 1.0) if num_gpus else 0.0
     gpus = available if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
     hosts = [node for node in nodes if (node.num_gpus >= gpus if gpus else node.num_cpus)]
     if not hosts:
@@ -54,5 +62,17 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node]) -> Resource
         crops_per_batch=(4 if gpus else 1) if settings.crops_per_batch == "auto" else settings.crops_per_batch,
         points_per_batch=(256 if gpus else 64) if settings.points_per_batch == "auto" else settings.points_per_batch,
         filter_tasks=actors if gpus else -(-actors // CPU_ACTORS_PER_FILTER),
+        tag_actors=_tag_actors(settings, actors, gpus),
+        tag_gpus=TAG_GPUS if gpus else 0.0,
+        caption_gpus=CAPTION_GPUS if gpus else 0.0,
+        tag_images=32 if gpus else 8,
+        views_per_batch=(256 if gpus else 64) if settings.views_per_batch == "auto" else settings.views_per_batch,
         device="cuda" if gpus else "cpu",
     )
+
+
+def _tag_actors(settings: ResourceSettings, sam_actors: int, gpus: float) -> int:
+    """A CLIP keeps up with several SAMs; on GPUs each of those has one beside it."""
+    if settings.tag_actors != "auto":
+        return settings.tag_actors
+    return sam_actors if gpus else -(-sam_actors // CPU_ACTORS_PER_FILTER)

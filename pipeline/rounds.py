@@ -112,7 +112,7 @@ class Round:
         present = self._present()
         if merge["merged"] in present:
             for part in sorted({*merge["sources"]} & {*present}):
-                self.folder.remove(self._part(part))
+                self.remove_part(part)
         self.folder.remove(f"{self.name}/_merge.json")
 
     def remove_temporary(self) -> None:
@@ -141,6 +141,9 @@ class Round:
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd", use_dictionary=["status", "run_id"])
         self.folder.write(self._part(part), buffer.getvalue())
+
+    def remove_part(self, part: int) -> None:
+        self.folder.remove(self._part(part))
 
     def committed(self) -> pa.Table:
         """(image_id, source_etag, prompts_hash, status, part) of every committed image."""
@@ -185,6 +188,14 @@ def settled_rounds(folder: Folder) -> list[int]:
     """The rounds that stand on disk and that no refresh or rollback withholds, in order."""
     withheld = read_index(folder).get("withheld", [])
     return [number for number in round_numbers(folder) if number not in withheld]
+
+
+def engine_rounds(folder: Folder) -> list[int]:
+    """Those of the settled rounds that are no imports into a dataset of runs; all of them where there are only
+    imports."""
+    settled = settled_rounds(folder)
+    made = [number for number in settled if "imported" not in (Round(folder, number).read_record() or {})]
+    return made or settled
 
 
 def publish(folder: Folder, number: int) -> None:

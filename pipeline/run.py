@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,13 +20,15 @@ from pipeline.errors import RunError, StoreError
 from pipeline.fingerprint import fingerprint
 from pipeline.graph import build_graph
 from pipeline.lease import Lease
+from pipeline.left_alone import without_dropped, without_labelled
 from pipeline.listing import list_images
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
 from pipeline.recipe import Recipe
+from pipeline.relabel import relabel_round
 from pipeline.replay import Replayed, replay_round
 from pipeline.resources import Resources, resolve_resources
-from pipeline.rounds import Round, read_index
+from pipeline.rounds import Round
 from pipeline.settle import settled
 from pipeline.shards import Shard
 from pipeline.storage import Folder
@@ -80,16 +82,19 @@ def _run(
     _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
     mark = fingerprint(recipe, sha256)
     folder = Folder(recipe.output)
-    read_index(folder)
+    listing = without_dropped(listing, folder)
+    if into is None:
+        listing = without_labelled(listing, folder)
     target = into.target if into else choose_round(folder, mark, new_round, shard)
     check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
-        resources = resolve_resources(recipe.resources, nodes)
+        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
+        replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet))
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
         committer = Committer(target, run_id, mark.links)
         finish = partial(_finish, target, recipe.output, resources, started, replayed, committer)

@@ -37,7 +37,7 @@ def verify_dataset(uri: str) -> Verification:
     numbers = round_numbers(folder)
     if not numbers:
         raise ValueError(f"dataset: {uri!r} holds no rounds; give the folder that a run wrote")
-    read_index(folder)
+    dropped = set(read_index(folder).get("dropped", []))
     result = Verification(rounds=len(numbers))
     for number in numbers:
         seen: set[str] = set()
@@ -51,6 +51,8 @@ def verify_dataset(uri: str) -> Verification:
             for row in rows.to_pylist():
                 if row["image_id"] in seen:
                     result.report(f"{target.name}: image {row['image_id']!r} stands in it twice")
+                if row["image_id"] in dropped:
+                    result.report(f"{target.name}: image {row['image_id']!r} was dropped and stands in it")
                 seen.add(row["image_id"])
                 _verify_row(row, result)
     return result

@@ -23,7 +23,8 @@ SMALLER_POINTS_PER_BATCH = 8
 
 
 class GenerateMasks:
-    """Stage, one instance an actor: rows with `pixels` gain `masks` and `rles`, and lose their pixels.
+    """Stage, one instance an actor: rows with `pixels` gain `masks` and `rles`, and lose their pixels unless
+    `keep_pixels`.
 
     An image that killed its actor is tried again alone and then smaller; one that was done without its crops, which
     changes the result, stays `ok` and says so in `error`. `image_timeout` (seconds) ends an actor that hangs.
@@ -44,6 +45,7 @@ class GenerateMasks:
         attempts: Attempts,
         image_timeout: float | None,
         compiled: bool = False,
+        keep_pixels: bool = False,
     ) -> None:
         torch.set_num_threads(num_threads)
         sam, _ = load_sam(checkpoint, image_size)
@@ -55,6 +57,7 @@ class GenerateMasks:
         self.round_number = round_number
         self.attempts = attempts
         self.image_timeout = image_timeout
+        self.keep_pixels = keep_pixels
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["image_id", "width", "height", "status", "error", "boxes", "points"]).to_pylist()
@@ -71,7 +74,7 @@ class GenerateMasks:
         lengths = [len(one) for one in masks]
         rles = [rle for index in range(len(rows)) if index in found for rle in found[index].rles]
         return set_columns(
-            batch.drop_columns(["pixels"]),
+            batch if self.keep_pixels else batch.drop_columns(["pixels"]),
             {
                 "status": pa.array([row["status"] for row in rows], pa.string()),
                 "error": pa.array([row["error"] for row in rows], pa.string()),

@@ -39,6 +39,8 @@ MASK = pa.struct(
 # Masks of these sources were brought along, not made by the round's model: no filter and no refresh touches them.
 BROUGHT_SOURCES = ("human", "imported")
 
+LINKS = ("generate", "filter", "embed", "tag", "caption")  # of the fingerprint, in the order of the stages
+
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -58,10 +60,11 @@ SCHEMA = pa.schema(
         ("masks", pa.list_(MASK)),
         ("rles", pa.list_(pa.binary())),
         ("raw_rles", pa.list_(pa.binary())),
+        ("mask_embeddings", pa.list_(pa.binary())),  # of kept masks, float16, unit length; null where none was kept
         ("predicted_iou_floor", pa.float32()),
         ("round", pa.int32()),
         ("run_id", pa.string()),
-        ("fingerprints", pa.struct([(link, pa.string()) for link in ("generate", "filter", "tag", "caption")])),
+        ("fingerprints", pa.struct([(link, pa.string()) for link in LINKS])),
         (
             "decode",
             pa.struct(

@@ -65,8 +65,8 @@ def parse_vocabulary(text: str, name: str) -> Vocabulary:
     """A vocabulary from a file's text; `name` is the file's, for messages and for its kind.
 
     A .yaml file holds `groups`, each a name with `words` and, optionally, `templates` and `nothing`; any other file is
-    one group, `thing`, with one word a line, and # begins a comment. A word is written `lorry, truck < vehicle`: its name,
-    synonyms, and after < its parents.
+    one group, `thing`, with one word a line, and # begins a comment. A word is written `lorry, truck < vehicle`: its
+    name, synonyms, and after < its parents.
     Raises ValueError, naming the word and its group, for a file without words, a word that stands twice, parents in a
     circle, and templates without exactly one {}.
     """
@@ -105,9 +105,7 @@ def _fields(group: str, value: Any, name: str) -> tuple[list[Any], Sequence[str]
     return value["words"], texts["templates"], texts["nothing"]
 
 
-def _group(
-    group: str, lines: list[Any], templates: Sequence[str], nothing: Sequence[str], name: str
-) -> WordGroup:
+def _group(group: str, lines: list[Any], templates: Sequence[str], nothing: Sequence[str], name: str) -> WordGroup:
     where = f"vocabulary {name}: group {group!r}"
     if not lines:
         raise ValueError(f"{where} is empty; give at least one word")
@@ -130,9 +128,9 @@ def _group(
 def _word(line: Any, where: str) -> Word:
     if not isinstance(line, str):
         raise ValueError(f"{where}: {line!r} is no text; put it in quotes")
-    texts, _, above = line.partition("<")
+    texts, mark, above = line.partition("<")
     names = [one.strip() for one in texts.split(",")]
-    parents = [one.strip() for one in above.split(",")] if above else []
+    parents = [one.strip() for one in above.split(",")] if mark else []
     if not all([*names, *parents]) or "<" in above:
         raise ValueError(f"{where}: {line!r} is no word; write `name, synonym < parent`")
     return Word(names[0], tuple(names[1:]), tuple(parents))

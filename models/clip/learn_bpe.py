@@ -19,7 +19,9 @@ def learn_merges(texts: Iterable[str], max_tokens: int) -> str:
     occurs twice. Raises ValueError if `max_tokens` leaves no room for a merge.
     """
     if max_tokens <= NUM_OTHER_TOKENS:
-        raise ValueError(f"max_tokens: {max_tokens} leaves no room; {NUM_OTHER_TOKENS} stand for single bytes, use more")
+        raise ValueError(
+            f"max_tokens: {max_tokens} leaves no room; {NUM_OTHER_TOKENS} stand for single bytes, use more"
+        )
     learner = Tokenizer(BPE(end_of_word_suffix=END_OF_WORD))
     learner.pre_tokenizer = pre_tokenizer()
     trainer = BpeTrainer(

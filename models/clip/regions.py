@@ -56,7 +56,9 @@ def region_view(
     size = config.image_size
     how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     view = cv2.resize(crop, (size, size), interpolation=how).astype(np.float32)
-    share = cv2.resize(mask * np.float32(1), (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    share = cv2.resize(
+        mask * np.float32(1), (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    )
     background = cv2.GaussianBlur(view, (0, 0), settings.blur * size) if settings.blur else view
     background = background + settings.fade * (np.float32(mean) - background)
     view = background + share[..., None] * (view - background)

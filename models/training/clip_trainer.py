@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -34,12 +35,14 @@ class ClipTrainerSettings(BaseModel):
 @dataclass(frozen=True)
 class TextGroup:
     """Texts that compete with each other: `tokens` (M, L) of different texts; image `rows[i]` of the batch is shown
-    by text `targets[i]`."""
+    by text `targets[i]`. Of `classes`, few texts for many images, only the loss of the images counts (CLIP's zero-shot
+    classifier as it is used): that of the texts would weigh every class alike, however rare."""
 
     name: str
     tokens: Tensor
     rows: Tensor
     targets: Tensor
+    classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class ClipTrainer:
         set_learning_rate([self.optimizer], rate)
         loss, metrics = self._loss(batch)
         if not torch.isfinite(loss):
-            raise NonFiniteClipLossError(f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate")
+            raise NonFiniteClipLossError(
+                f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.clip.parameters(), optim.clip_norm)
@@ -92,7 +97,10 @@ class ClipTrainer:
         total, metrics = image_features.new_zeros(()), {}
         for group, texts in zip(batch.groups, text_features, strict=True):
             rows, targets = group.rows.to(device), group.targets.to(device)
-            loss = shared_text_loss(image_features[rows], texts, targets, self.clip.logit_scale)
+            if group.classes:
+                loss = F.cross_entropy(self.clip.logits(image_features[rows], texts), targets)
+            else:
+                loss = shared_text_loss(image_features[rows], texts, targets, self.clip.logit_scale)
             total = total + self.settings.weights.get(group.name, 1.0) * loss
             found = self.clip.logits(image_features[rows].detach(), texts.detach()).argmax(dim=-1)
             metrics[f"{group.name}_loss"] = loss.item()

@@ -94,7 +94,7 @@ class ClipBatches:
             template = str(rng.choice(self.templates.get(name, ["{}"])))
             tokens = self.tokenizer([template.replace("{}", text) for text in texts])
             targets = torch.tensor([place[shown[row].texts[name]] for row in rows])
-            groups.append(TextGroup(name, tokens, torch.tensor(rows), targets))
+            groups.append(TextGroup(name, tokens, torch.tensor(rows), targets, classes=name in self.always))
         return groups
 
 
@@ -110,5 +110,3 @@ def blank_view(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _mirror(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return view[:, ::-1] if rng.random() < 0.5 else view
-
-

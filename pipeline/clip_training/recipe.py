@@ -1,4 +1,4 @@
-"""The recipe of a CLIP's training, validated."""
+"""The recipes of a CLIP's and of a captioner's training, validated."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.clip.config import ClipConfig
 from models.clip.regions import ViewSettings
 from models.training.clip_trainer import ClipTrainerSettings
+from models.training.optim import OptimSettings
 
 
 class ClipTrainRecipe(BaseModel):
@@ -60,3 +61,28 @@ class ClipTrainRecipe(BaseModel):
 
 
 _MAY_CHANGE = ("output", "checkpoint_every", "stop_after", "num_threads")
+
+
+class CaptionerTrainRecipe(BaseModel):
+    """A whole training of a captioner, which is brief and is not resumed: the features are computed once.
+
+    `clip`: the checkpoint whose features it will be given. `noise`: deviation of what is added to a feature's
+    components, relative to their size, so that masks of a model's making, which lie beside the labelled ones, are
+    understood too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["captioner"]
+    data: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    clip: str
+    masks_per_image: Annotated[int, Field(ge=1)] = 40
+    num_steps: Annotated[int, Field(ge=1)] = 1500
+    batch_size: Annotated[int, Field(ge=1)] = 192
+    noise: Annotated[float, Field(ge=0)] = 0.3
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    width: Annotated[int, Field(ge=8)] = 128
+    num_layers: Annotated[int, Field(ge=1)] = 3
+    optim: OptimSettings = OptimSettings(learning_rate=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=50)

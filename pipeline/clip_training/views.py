@@ -46,7 +46,9 @@ def read_labelled_views(data: Sequence[str], labels: dict[str, str]) -> list[Lab
     found = [picture for one in data for picture in _read(Path(one).expanduser(), labels)]
     if not any(picture.masks for picture in found):
         fields = ", ".join(sorted({*labels.values()}))
-        raise ValueError(f"data: no annotation of {', '.join(data)} has one of the fields {fields}; name others in labels")
+        raise ValueError(
+            f"data: no annotation of {', '.join(data)} has one of the fields {fields}; name others in labels"
+        )
     return found
 
 

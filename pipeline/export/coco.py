@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pipeline.export.job import Item, Job
+from pipeline.export.job import Item, Job, Written
 from pipeline.export.lines import join_lines, write_lines
 from pipeline.export.records import image_record, segmentation
 
 
-def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]:
+def write_slice(items: list[Item], place: str, name: str, job: Job) -> Written:
     """The pictures, and the lines of annotations.json."""
     written: list[str] = []
     for item in items:
@@ -15,7 +15,7 @@ def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]
     records = [
         {"image": image_record(item.row, item.file_name), "annotations": _annotations(item.row, job)} for item in items
     ]
-    return [*written, write_lines(records, place, name, job)]
+    return Written([*written, write_lines(records, place, name, job)])
 
 
 def finish(job: Job) -> None:

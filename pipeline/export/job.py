@@ -29,6 +29,14 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Written:
+    """The `files` of a slice; `lost_masks` have no place in the layout, as they have no pixel or none that is seen."""
+
+    files: list[str]
+    lost_masks: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """Where an export goes. `categories` numbers the tags from 1, which is `segment`: a mask without a tag.
 

@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from pipeline.export.brush import to_brush
-from pipeline.export.job import Item, Job, best_tag
+from pipeline.export.job import Item, Job, Written, best_tag
 from pipeline.export.records import to_line
 
 CONFIG = "label_config.xml"
@@ -22,7 +22,7 @@ def region_id(mask_id: str) -> str:
     return hashlib.sha256(mask_id.encode()).hexdigest()[:12]
 
 
-def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]:
+def write_slice(items: list[Item], place: str, name: str, job: Job) -> Written:
     """The pictures, and one file of tasks to upload."""
     written: list[str] = []
     for item in items:
@@ -30,7 +30,7 @@ def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]
     tasks = [_task(item, place) for item in items]
     path = f"{place}tasks/{name}.json"
     job.folder.write(path, to_line(tasks))
-    return [*written, path]
+    return Written([*written, path])
 
 
 def finish(job: Job) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from models.masks.rle import decode_patch
-from pipeline.export.job import Item, Job
+from pipeline.export.job import Item, Job, Written
 from pipeline.export.lines import join_lines, write_lines
 from pipeline.export.records import image_record
 
@@ -29,19 +29,21 @@ def paint_segments(rles: list[bytes], boxes: list[list[int]], height: int, width
     return shown
 
 
-def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]:
+def write_slice(items: list[Item], place: str, name: str, job: Job) -> Written:
     """The pictures, the PNGs in panoptic/, and the lines of annotations.json."""
     written: list[str] = []
-    records = []
+    records, hidden = [], 0
     for item in items:
         written += job.save_picture(item, f"{place}images/")
         row = item.row
         shown = paint_segments(row["rles"], [mask["bbox"] for mask in row["masks"]], row["height"], row["width"])
         job.folder.write(f"{place}panoptic/{item.name}.png", _png(shown))
         written.append(f"{place}panoptic/{item.name}.png")
-        annotation = {"file_name": f"{item.name}.png", "segments_info": _segments(row, shown, job)}
+        segments = _segments(row, shown, job)
+        hidden += len(row["masks"]) - len(segments)
+        annotation = {"file_name": f"{item.name}.png", "segments_info": segments}
         records.append({"image": image_record(row, item.file_name), "annotations": [annotation]})
-    return [*written, write_lines(records, place, name, job)]
+    return Written([*written, write_lines(records, place, name, job)], hidden)
 
 
 def finish(job: Job) -> None:
@@ -52,12 +54,6 @@ def finish(job: Job) -> None:
             for name, number in job.categories.items()
         ]
         join_lines(job, place, categories, number_annotations=False)
-
-
-def num_visible(row: dict[str, Any]) -> int:
-    """How many of the row's masks have a pixel that no other covers."""
-    boxes = [mask["bbox"] for mask in row["masks"]]
-    return len(np.unique(paint_segments(row["rles"], boxes, row["height"], row["width"]))) - 1
 
 
 def _segments(row: dict[str, Any], shown: np.ndarray, job: Job) -> list[dict[str, Any]]:

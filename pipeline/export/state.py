@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline.dataset import Dataset, Part
@@ -87,8 +88,8 @@ def _tokens(dataset: Dataset, categories: dict[str, int]) -> dict[str, str]:
     source = Folder(dataset.uri)
     by_round: dict[int, dict[str, str]] = {}
     for part in dataset.parts():
-        path = Round(source, part.round).part_path(part.number)
-        by_round.setdefault(part.round, {})[part_name(part)] = etag(source.ask(lambda path=path: source.fs.info(path)))
+        about = source.ask(partial(source.fs.info, Round(source, part.round).part_path(part.number)))
+        by_round.setdefault(part.round, {})[part_name(part)] = etag(about)
     newer = hashlib.sha256(json.dumps(categories).encode())
     tokens = {}
     for number in sorted(by_round, reverse=True):

@@ -3,11 +3,11 @@
 import io
 import tarfile
 
-from pipeline.export.job import Item, Job
+from pipeline.export.job import Item, Job, Written
 from pipeline.export.records import sa1b_record, to_line
 
 
-def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]:
+def write_slice(items: list[Item], place: str, name: str, job: Job) -> Written:
     """One archive."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
@@ -16,7 +16,7 @@ def write_slice(items: list[Item], place: str, name: str, job: Job) -> list[str]
                 _add(archive, item.file_name, item.picture)
             _add(archive, f"{item.name}.json", to_line(sa1b_record(item.row, item.number, item.file_name)))
     job.folder.write(f"{place}{name}.tar", sink.getvalue())
-    return [f"{place}{name}.tar"]
+    return Written([f"{place}{name}.tar"])
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any, Literal
 
 from pipeline.dataset import Dataset, Part
-from pipeline.export import coco, label_studio, sa1b, webdataset
-from pipeline.export.job import Item, Job
+from pipeline.export import coco, huggingface, label_studio, panoptic, sa1b, webdataset, yolo
+from pipeline.export.job import Item, Job, Written
 from pipeline.export.pictures import picture
 from pipeline.export.records import stem
 from pipeline.export.resize import resize_row, smaller_size
@@ -19,7 +19,7 @@ from pipeline.query import query
 from pipeline.storage import Folder
 from stages.decode_image import describe
 
-Layout = Literal["sa1b", "coco", "webdataset", "label-studio"]
+Layout = Literal["sa1b", "coco", "webdataset", "panoptic", "yolo", "huggingface", "label-studio"]
 NUM_THREADS = 4
 IMAGES_PER_SLICE = 64  # whose pictures are in memory at once, and in one file where a layout has archives
 
@@ -40,7 +40,7 @@ class ExportSummary(Counts):
 class _Layout:
     """`write_slice` puts the images of one split in place and names the files; `finish` writes what belongs to all."""
 
-    write_slice: Callable[[list[Item], str, str, Job], list[str]]
+    write_slice: Callable[[list[Item], str, str, Job], Written]
     finish: Callable[[Job], None] | None = None
     needs_pictures: bool = False
     has_categories: bool = True
@@ -50,6 +50,9 @@ LAYOUTS: dict[Layout, _Layout] = {
     "sa1b": _Layout(sa1b.write_slice, has_categories=False),
     "coco": _Layout(coco.write_slice, coco.finish),
     "webdataset": _Layout(webdataset.write_slice, has_categories=False),
+    "panoptic": _Layout(panoptic.write_slice, panoptic.finish),
+    "yolo": _Layout(yolo.write_slice, yolo.finish, needs_pictures=True),
+    "huggingface": _Layout(huggingface.write_slice, huggingface.finish, has_categories=False),
     "label-studio": _Layout(label_studio.write_slice, label_studio.finish),
 }
 
@@ -124,7 +127,9 @@ class _Work:
                 if (item := self._item(row, image_number, counts)) is not None:
                     by_place.setdefault(place, []).append(item)
             for place, items in by_place.items():
-                files += self.layout.write_slice(items, place, f"{part_name(part)}-{number:04d}", self.job)
+                written = self.layout.write_slice(items, place, f"{part_name(part)}-{number:04d}", self.job)
+                files += written.files
+                counts.add(Counts(masks=-written.lost_masks, lost_masks=written.lost_masks))
         self.state.finish(part, counts, files)
         return counts
 

@@ -19,9 +19,8 @@ def coco_images(data: bytes, where: str) -> list[ImportedImage]:
         by_image.setdefault(one.get("image_id"), []).append(LabelledMask(one, tags, one.get("mask_id")))
     strangers = by_image.keys() - {one.get("id") for one in coco["images"]}
     if strangers:
-        raise ValueError(
-            f"{where}: masks of image {next(iter(strangers))}, which is not listed; list it or remove them"
-        )
+        first = next(iter(strangers))
+        raise ValueError(f"{where}: masks of image {first}, which is not listed; list it or remove them")
     return [_image(one, by_image.get(one.get("id"), []), where) for one in coco["images"]]
 
 

@@ -12,11 +12,13 @@ from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.export.label_studio import region_id
 from pipeline.imports.labels import ImportedImage, LabelledMask
 from pipeline.imports.rows import Source, run_lengths, shapes, tags_of
-from pipeline.rounds import Round
+from pipeline.rounds import Round, round_numbers
 from pipeline.storage import Folder
 from stages.filter_settings import FilterSettings
 
-CORRECTS = "corrects"  # in `extra`: for each mask the id of the one it was made from, or null
+# In `extra`: for each mask the id of the one it was made from, or null; and the round that held those.
+CORRECTS = "corrects"
+CORRECTED_ROUND = "corrected_round"
 
 
 class Held:
@@ -25,11 +27,12 @@ class Held:
     def __init__(self, uri: str) -> None:
         self.folder = Folder(uri)
         self.newest = open_dataset(uri)
+        self.present = round_numbers(self.folder)
         self._places: dict[int | None, dict[str, Part]] = {}
 
     def row(self, image_id: str, number: int | None) -> dict[str, Any] | None:
         """None for an image that is not there, or has failed."""
-        number = number if number in self.newest.rounds else None
+        number = number if number in self.present else None
         if number not in self._places:
             self._places[number] = self._find(number)
         part = self._places[number].get(image_id)
@@ -70,7 +73,7 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
     known = {mask["mask_id"]: index for index, mask in enumerate(before["masks"])}
     known |= {region_id(name): index for name, index in known.items()}
     origins = [known.get(mask.corrects) if mask.corrects else None for mask in image.masks]
-    parent = parents(rles, height, width, FilterSettings().parent_containment) if rles else []
+    parent = parents(rles, height, width, FilterSettings().parent_containment).tolist()
     names = [f"{before['image_id']}/{number}/{index}" for index in range(len(rles))]
     masks = []
     for index, (mask, shape) in enumerate(zip(image.masks, shapes(rles, height), strict=True)):
@@ -81,7 +84,8 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
         fields |= {"mask_id": names[index], "source": source, "stage": "assisted", "keep": True, "drop_reason": None}
         masks.append(fields | shape | {"parent_id": names[parent[index]] if parent[index] >= 0 else None})
     corrects = [None if origin is None else before["masks"][origin]["mask_id"] for origin in origins]
-    extra = dict(before["extra"] or []) | {"labels": image.origin, CORRECTS: json.dumps(corrects)}
+    extra = dict(before["extra"] or []) | {"labels": image.origin}
+    extra |= {CORRECTS: json.dumps(corrects), CORRECTED_ROUND: str(before["round"])}
     return before | {
         "masks": masks,
         "rles": rles,

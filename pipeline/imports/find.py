@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.coco_labels import ANNOTATIONS
 from pipeline.imports.coco import coco_images
+from pipeline.imports.huggingface import huggingface_images
 from pipeline.imports.label_studio import label_studio_images
 from pipeline.imports.labels import ImportedImage
 from pipeline.imports.sa1b import sa1b_image, webdataset_images
@@ -23,7 +24,7 @@ class Labels:
 
 def find_labels(labels: str) -> Labels:
     """COCO or LVIS (a JSON, or a folder with annotations.json), SA-1B (a JSON, or a folder of them), WebDataset (an
-    archive, or a folder of them), Label Studio's JSON export; on disk or in a bucket.
+    archive, or a folder of them), the Hugging Face layout, Label Studio's JSON export; on disk or in a bucket.
 
     Raises ValueError for a place without labels, and while iterating for labels that are broken.
     """
@@ -35,11 +36,13 @@ def find_labels(labels: str) -> Labels:
     folder = Folder(labels)
     if folder.exists(ANNOTATIONS):
         return _from_file(f"{root}/{ANNOTATIONS}")
+    if tables := folder.names("data", "", ".parquet"):
+        return Labels(huggingface_images(folder, tables), None, [root])
     if archives := folder.names("", "", ".tar"):
         return Labels(webdataset_images([f"{root}/{name}" for name in archives]), None, [root])
     if records := folder.names("", "", ".json"):
         return Labels(_each(root, records), len(records), [root, f"{root}/images"])
-    raise ValueError(f"labels: {labels!r} holds no JSON or tar; give a COCO file or a folder of SA-1B's files")
+    raise ValueError(f"labels: {labels!r} holds no JSON, tar or data/*.parquet; give a file or folder of labels")
 
 
 def _from_file(path: str) -> Labels:

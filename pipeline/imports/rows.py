@@ -1,12 +1,16 @@
 """One image's labels as a row of the record."""
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from models.masks.rle import areas, bounding_boxes
 from pipeline.coco_labels import compressed_counts
+from pipeline.export.pictures import COPIED
+from pipeline.export.records import stem
 from pipeline.imports.labels import ImportedImage, LabelledMask
+from pipeline.rounds import Round
+from pipeline.storage import Folder
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.read_source import open_filesystem, read_source, source_etag, split_member
@@ -15,11 +19,14 @@ Source = Literal["human", "imported"]
 KEPT_FIELDS = ("predicted_iou", "stability_score", "crop_box", "caption")
 
 
-def new_row(image: ImportedImage, places: list[str], source: Source, number: int) -> dict[str, Any]:
-    """The row of an image that the dataset does not hold. Raises ValueError, and whatever reading its picture raises."""
+def new_row(image: ImportedImage, places: list[str], source: Source, target: Round) -> dict[str, Any]:
+    """The row of an image that the dataset does not hold; a picture that the labels hold goes into the dataset's
+    folder pictures/. Raises ValueError, and what reading its picture raises."""
     if image.problem:
         raise ValueError(image.problem)
-    row = describe_picture(image, places) | {"image_id": image.image_id, "round": number, "tags": [], "status": "ok"}
+    number = target.number
+    uri = find_picture(image.picture, places) if image.data is None else _save_picture(image, target.folder)
+    row = describe_picture(image, uri) | {"image_id": image.image_id, "round": number, "tags": [], "status": "ok"}
     rles = run_lengths(image, row["height"], row["width"])
     names = [mask.annotation.get("mask_id") for mask in image.masks]
     if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
@@ -66,9 +73,8 @@ def tags_of(mask: LabelledMask) -> list[dict[str, Any]]:
     return [{"name": tag, "score": 1.0} for tag in mask.tags]
 
 
-def describe_picture(image: ImportedImage, places: list[str]) -> dict[str, Any]:
+def describe_picture(image: ImportedImage, uri: str) -> dict[str, Any]:
     """What a row says about its picture. Raises whatever reading it raises, and ValueError for another size."""
-    uri = find_picture(image.picture, places)
     data = read_source(uri, None, None)
     decoded = decode_image(data, DecodeSettings())
     height, width = decoded.pixels.shape[:2]
@@ -100,6 +106,14 @@ def find_picture(picture: str, places: list[str]) -> str:
             return str(Path(path).resolve()) + uri[len(split_member(uri)[0]) :] if "file" in fs.protocol else uri
         raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
     raise FileNotFoundError(f"{picture} is not in {' or '.join(places)}")
+
+
+def _save_picture(image: ImportedImage, folder: Folder) -> str:
+    assert image.data is not None
+    ending = PurePosixPath(image.picture).suffix.lower()
+    name = f"pictures/{stem(image.image_id)}{ending if ending in COPIED else ''}"
+    folder.write(name, image.data)
+    return folder.path(name) if folder.is_local else f"{folder.uri.rstrip('/')}/{name}"
 
 
 def _is_below(path: str, root: str, local: bool) -> bool:

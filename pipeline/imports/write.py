@@ -45,7 +45,8 @@ class ImportSummary:
 def import_labels(labels: str, output: str, images: str | None, source: Source, quiet: bool = False) -> ImportSummary:
     """Writes the masks in `labels` (`find_labels` says which kinds there are) as a new dataset, or where `output` is
     one as its next round: of the images in it that round holds the labels' masks and no others, and later runs leave
-    them alone. Run lengths are taken over bit for bit, polygons are drawn as pycocotools draws them.
+    them alone. Images that were dropped stay out. Run lengths are taken over bit for bit, polygons are drawn as
+    pycocotools draws them.
 
     Pictures of images that are new are looked for in `images`, by default beside the labels and in images/ there.
     Raises ValueError for labels that are none, that name an image twice, or that hold no image.
@@ -55,12 +56,12 @@ def import_labels(labels: str, output: str, images: str | None, source: Source, 
     target = _round(folder)
     summary = ImportSummary(output, target.number)
     places = [images.rstrip("/")] if images is not None else found.places
-    record = {"round": target.number, "imported": source, "fingerprints": {}, "runs": []}
+    record: dict[str, Any] = {"round": target.number, "imported": source, "fingerprints": {}, "runs": []}
     with ExitStack() as stack:
         stack.enter_context(hold_lease(target, "import"))
         _empty(target)
         target.write_record(record)
-        rows = _rows(found, places, source, held, summary)
+        rows = _rows(found, places, source, held, target, summary)
         update = stack.enter_context(progress_bar("importing", found.total or 0, "images", quiet))
         try:
             for part, some in enumerate(iter(lambda: list(islice(rows, IMAGES_PER_PART)), [])):
@@ -79,7 +80,7 @@ def import_labels(labels: str, output: str, images: str | None, source: Source, 
 def _empty(target: Round) -> None:
     """Of what a killed or failed import left."""
     for part in target.parts():
-        target.folder.remove(f"{target.name}/part-{part:06d}.parquet")
+        target.remove_part(part)
 
 
 def _round(folder: Folder) -> Round:
@@ -94,14 +95,17 @@ def _round(folder: Folder) -> Round:
 
 
 def _rows(
-    found: Labels, places: list[str], source: Source, held: Held | None, summary: ImportSummary
+    found: Labels, places: list[str], source: Source, held: Held | None, target: Round, summary: ImportSummary
 ) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
+    dropped = set(read_index(target.folder).get("dropped", []))
     for image in found.images:
+        if image.image_id in dropped:
+            continue
         if image.image_id in seen:
             raise ValueError(f"{image.origin}: image {image.image_id!r} stands in it twice; leave one of them out")
         seen.add(image.image_id)
-        row = _row(image, places, source, held, summary)
+        row = _row(image, places, source, held, target, summary)
         summary.images += 1
         if row is not None:
             summary.masks += len(row["masks"])
@@ -109,12 +113,12 @@ def _rows(
 
 
 def _row(
-    image: ImportedImage, places: list[str], source: Source, held: Held | None, summary: ImportSummary
+    image: ImportedImage, places: list[str], source: Source, held: Held | None, target: Round, summary: ImportSummary
 ) -> dict[str, Any] | None:
     before = held.row(image.image_id, image.round) if held else None
     try:
         if before is None:
-            return new_row(image, places, source, summary.round)
+            return new_row(image, places, source, target)
         row = corrected_row(image, before, source, summary.round)
         summary.corrected += 1
         return row

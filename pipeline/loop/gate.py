@@ -4,35 +4,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from models.weights import CheckpointError
 from pipeline.coco_labels import ANNOTATIONS
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.fingerprint import fingerprint
+from pipeline.loop.settings import GateSettings
 from pipeline.recipe import Recipe
-
-Measure = Literal["point_miou", "box_miou", "average_recall_100", "best_overlap"]
-
-
-class GateSettings(BaseModel):
-    """`data`: labelled images (a folder with annotations.json, or a COCO JSON) that no training saw; `images`: their
-    folder, if they lie elsewhere; `limit`: only the first so many. Each of `measures` may fall by at most `max_fall`
-    against the round before."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: Annotated[str, Field(min_length=1)]
-    images: str | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    max_fall: Annotated[float, Field(ge=0, le=1)] = 0.01
-    measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = (
-        "point_miou",
-        "average_recall_100",
-        "best_overlap",
-    )
 
 
 @dataclass(frozen=True)

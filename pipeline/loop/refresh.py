@@ -19,7 +19,8 @@ from pipeline.listing import list_images
 from pipeline.load_recipe import apply_overrides, validate_recipe
 from pipeline.loop.carry import carry_round
 from pipeline.loop.churn import Churn
-from pipeline.loop.gate import GateSettings, Measured, Verdict, judge, measure
+from pipeline.loop.gate import Measured, Verdict, judge, measure
+from pipeline.loop.settings import GateSettings
 from pipeline.query import query
 from pipeline.ray_runtime import connected_ray
 from pipeline.recipe import Recipe

@@ -34,3 +34,16 @@ def gate_table(gate: dict[str, Any]) -> Table:
 
 def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def rounds_table(rounds: list[dict[str, Any]]) -> Table:
+    """A loop's rounds: figures on the held-out set, and how many masks changed."""
+    names = list(next((one["figures"] for one in rounds if one["figures"]), {}))
+    headers = [*names, "kept", "changed", "new", "gone"]
+    table = Table("round", *(Column(name, justify="right") for name in headers))
+    for one in rounds:
+        figures = [figure((one["figures"] or {}).get(name)) for name in names]
+        churn = one["churn"] or {}
+        counts = [f"{churn[name]:,}" if name in churn else "–" for name in ("kept", "changed", "new", "gone")]
+        table.add_row("–" if one["round"] is None else str(one["round"]), *figures, *counts)
+    return table

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -16,8 +16,9 @@ from pipeline.training.sources import TrainingImages
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """Each epoch goes through all images in an order of its own; `__call__` makes the examples of one worker's part of
-    a step. Every example's augmentation has its own seed, whatever was made before it."""
+    """Each epoch goes through all images, those of a set as often as `repeats` says, in an order of its own; `__call__`
+    makes the examples of one worker's part of a step. Every example's augmentation has its own seed, whatever was made
+    before it."""
 
     sets: list[TrainingImages]
     config: SamConfig
@@ -26,10 +27,14 @@ class ExampleSource:
     images_per_step: int
     rank: int = 0
     num_workers: int = 1
+    repeats: Sequence[int] | None = None  # once each
     ends: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ends", np.cumsum([len(one) for one in self.sets]))
+        repeats = [1] * len(self.sets) if self.repeats is None else self.repeats
+        object.__setattr__(
+            self, "ends", np.cumsum([len(one) * many for one, many in zip(self.sets, repeats, strict=True)])
+        )
 
     def __call__(self, step: int) -> list[Example]:
         """Raises ValueError, naming the file, for a picture that vanished or changed."""
@@ -43,7 +48,7 @@ class ExampleSource:
         index = int(_epoch_order(self.seed, epoch, num_images)[place])
         chosen = int(np.searchsorted(self.ends, index, side="right"))
         images = self.sets[chosen]
-        image = images.read(index - (int(self.ends[chosen]) - len(images)))
+        image = images.read((index - int(self.ends[chosen])) % len(images))
         masks = decode_masks(image.rles, *image.pixels.shape[:2])
         rng = np.random.default_rng([self.seed, 1, number])
         frame, mask_size = self.config.image_size, 4 * self.config.embedding_size

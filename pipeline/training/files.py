@@ -32,10 +32,11 @@ def read_checkpoint_state(folder: Path, device: torch.device) -> dict[str, Any] 
     return torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
 
 
-def claim(folder: Path, recipe: TrainRecipe) -> None:
-    """Makes the folder the recipe's. Raises ValueError, naming a field, if a training with another one is in it."""
+def claim(folder: Path, recipe: TrainRecipe, training_data: str | None = None) -> None:
+    """Makes the folder the recipe's, for data of this fingerprint (None for any). Raises ValueError, naming a field, if
+    a training with another one is in it."""
     path = folder / RECIPE
-    identity = recipe.identity()
+    identity = recipe.identity() | ({} if training_data is None else {"training_data": training_data})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
@@ -43,12 +44,19 @@ def claim(folder: Path, recipe: TrainRecipe) -> None:
             _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
             return
         before = json.loads(path.read_text(encoding="utf-8"))
+        if training_data is None:
+            before.pop("training_data", None)
     except OSError as error:
         raise ValueError(f"output: {folder} cannot be written ({error}); check its permissions") from None
     old, new = dict(_leaves("", before)), dict(_leaves("", identity))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if changed:
         name = changed[0]
+        if name == "training_data":
+            raise ValueError(
+                f"output: {folder} holds a training whose images or masks have changed since it began; "
+                "choose another output to train on them as they are now"
+            )
         raise ValueError(
             f"output: {folder} holds a training with {name} {old.get(name)!r}, not {new.get(name)!r}; "
             "go on with that recipe or choose another output"

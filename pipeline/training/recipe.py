@@ -10,6 +10,30 @@ from models.training.augment import AugmentSettings
 from models.training.trainer import TrainerSettings
 
 
+class DataSource(BaseModel):
+    """Where images for training are: a labelled folder (annotations.json and images/), a COCO JSON file, or a dataset.
+
+    Of a dataset each image's newest published round counts, or one `round`; `where` leaves the masks for which it
+    holds, as in `maskfoundry query`. A mask of the model is drawn by its scores, or with `score_weights: false` like
+    any other; a person's `human_weight` times as often. `repeat` shows the source's images so many times an epoch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Annotated[str, Field(min_length=1)]
+    where: str | None = None
+    round: Annotated[int, Field(ge=0)] | None = None
+    score_weights: bool = True
+    # Kirillov et al. 2023, appendix A: manual masks are drawn ten times as often
+    human_weight: Annotated[float, Field(gt=0)] = 10.0
+    repeat: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class ValidationSettings(BaseModel):
     """Every `every` steps the weights answer one point and one box a mask of the first `limit` images of `data`."""
 
@@ -33,8 +57,7 @@ class TrainResources(BaseModel):
 class TrainRecipe(BaseModel):
     """A whole training.
 
-    `data`: labelled folders (annotations.json and images/), COCO JSON files, and datasets (their kept masks, drawn by
-    their scores, with the pictures from where the run read them). `output`: a folder for the checkpoint to go on from,
+    `data`: paths, or sources with choices of their own. `output`: a folder for the checkpoint to go on from,
     the metrics and the exported weights. `start`: a checkpoint to begin with; `model`: sizes of the
     model, by default those of `start`; with `adapt` weights of other sizes are taken over where they fit. Without
     `start` weights are fresh; `pass_pixels` then has the encoder begin by handing the picture through, which saves
@@ -44,7 +67,7 @@ class TrainRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Annotated[tuple[str, ...], Field(min_length=1)]
+    data: Annotated[tuple[DataSource, ...], Field(min_length=1)]
     output: str
     start: str | None = None
     adapt: bool = False

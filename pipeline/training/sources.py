@@ -1,5 +1,7 @@
 """Where a training's images come from: labelled folders, and datasets with the original images."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,18 +9,22 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
+from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.evaluation.evaluate import all_segments
+from pipeline.lease import live_leases
 from pipeline.pictures import decode, read_bytes
-from pipeline.rounds import INDEX, Round, read_index
+from pipeline.rounds import INDEX, Round
 from pipeline.storage import Folder
+from pipeline.training.recipe import DataSource
 from stages.decode_image import describe
 from stages.decode_pixels import DecodeSettings
+from stages.record import SCHEMA, conform
 
-HUMAN_WEIGHT = 10.0  # Kirillov et al. 2023, appendix A: manual masks are drawn ten times as often
-HUMAN_SOURCES = ("human", "imported")
 NUM_CACHED_PARTS = 8
+HEAVY = ("rles", "raw_rles", "embedding")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,10 @@ class TrainingImage:
 
 
 class TrainingImages(Protocol):
-    """Images by number. `read` raises ValueError, naming the image, for one that vanished or changed."""
+    """Images by number. `read` raises ValueError, naming the image, for one that vanished or changed. `fingerprint` is
+    a hash over the images and masks, whatever files they lie in."""
+
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -45,6 +54,9 @@ class LabelledImages:
 
     def __init__(self, images: Sequence[LabelledImage]) -> None:
         self.images = images
+        self.fingerprint = _hash(
+            [[one.path.name, _hash([rle.decode() for rle in all_segments(one)])] for one in images]
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,61 +68,99 @@ class LabelledImages:
 
 
 class DatasetImages:
-    """A dataset's kept masks: of every image its newest published round, if that has any.
+    """A dataset's masks, as a `DataSource` chooses them: the kept ones of every image's newest published round, or of
+    one round, or those of them that match.
 
-    A mask's weight is the product of its scores, a person's `HUMAN_WEIGHT`. The pictures are read from where the run
-    read them. Memory holds three numbers an image. Raises ValueError if no image has a kept mask.
+    A mask's weight is the product of its scores, a person's `human_weight`. The pictures are read from where the run
+    read them. Memory holds three numbers an image. Raises ValueError if no image has such a mask, and for a round that
+    is still being written, as its images would have another order when the training goes on.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        newest: dict[str, tuple[int, int, int] | None] = {}  # None where the newest round kept nothing
-        for number in sorted(read_index(folder)["published"]):
-            for part in Round(folder, number).parts():
-                rows = Round(folder, number).read_part(part, ["image_id", "masks.list.element.keep"])
-                for row, (image_id, masks) in enumerate(zip(*(column.to_pylist() for column in rows), strict=True)):
-                    kept = any(mask["keep"] for mask in masks or ())
-                    newest[image_id] = (number, part, row) if kept else None
-        self.places = np.array([place for place in newest.values() if place is not None], np.int32).reshape(-1, 3)
-        if not len(self.places):
-            raise ValueError(
-                f"data: none of the {len(newest)} images of {folder.uri} has a kept mask; lower its thresholds"
-            )
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+        dataset = open_dataset(source.path, source.round)
+        self.dataset: Dataset = dataset if source.where is None else dataset.filter(source.where)
+        folder = Folder(source.path)
+        for number in self.dataset.rounds:
+            _refuse_live(Round(folder, number))
+        found: dict[str, tuple[int, int, int, str] | None] = {}  # None where the newest round has no such mask
+        for part in self.dataset.parts():
+            names = [name for name in SCHEMA.names if name not in HEAVY]
+            rows = conform(Round(folder, part.round).read_part(part.number, names))
+            images = zip(rows["image_id"].to_pylist(), self._masks(rows), strict=True)
+            for row, (image_id, masks) in enumerate(images):
+                found[image_id] = (part.round, part.number, row, masks) if masks else None
+        chosen = {image_id: place for image_id, place in found.items() if place is not None}
+        if not chosen:
+            lacks = "a kept mask; lower its thresholds"
+            if source.where is not None:
+                lacks = f"a mask for which {source.where!r} is true; choose another `where`"
+            raise ValueError(f"data: none of the {len(found)} images of {source.path} has {lacks}")
+        self.places = np.array([place[:3] for place in chosen.values()], np.int32)
+        self.fingerprint = _hash(sorted((image_id, place[3]) for image_id, place in chosen.items()))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def read(self, index: int) -> TrainingImage:
         number, part, row = self.places[index].tolist()
-        record = _part(self.folder, number, part).slice(row, 1).to_pylist()[0]
-        kept = [index for index, mask in enumerate(record["masks"]) if mask["keep"]]
-        return TrainingImage(
-            record["uri"],
-            _read_picture(record),
-            [record["rles"][index] for index in kept],
-            np.array([_weight(record["masks"][index]) for index in kept]),
-        )
+        record = _part(self.dataset, Part(number, part)).slice(row, 1).to_pylist()[0]
+        weights = np.array([_weight(mask, self.source) for mask in record["masks"]])
+        return TrainingImage(record["uri"], _read_picture(record), record["rles"], weights)
+
+    def _masks(self, rows: pa.Table) -> list[str | None]:
+        """For each row a hash of its picture and the masks that count, or None without any."""
+        passing = self.dataset.passing(rows)
+        flat = rows["masks"].combine_chunks().flatten()
+        ids, areas = (pc.struct_field(flat, name).to_pylist() for name in ("mask_id", "area"))
+        hashes: list[str | None] = []
+        start = 0
+        lengths = pc.fill_null(pc.list_value_length(rows["masks"]), 0).to_pylist()
+        for picture, length in zip(rows["content_sha256"].to_pylist(), lengths, strict=True):
+            own = [[ids[index], areas[index]] for index in range(start, start + length) if passing[index]]
+            hashes.append(_hash([picture, own]) if own else None)
+            start += length
+        return hashes
 
 
-def open_training_images(data: Sequence[str]) -> list[TrainingImages]:
+def open_training_images(data: Sequence[str | DataSource]) -> list[TrainingImages]:
     """Labelled folders, COCO JSON files and datasets, told apart by what is there.
 
     Raises ValueError as `read_labels` and `DatasetImages` do.
     """
-    return [_open(one) for one in data]
+    return [_open(DataSource(path=one) if isinstance(one, str) else one) for one in data]
 
 
-def _open(data: str) -> TrainingImages:
-    folder = Folder(data)
-    if folder.exists(INDEX):
-        return DatasetImages(folder)
-    return LabelledImages(tuple(read_labels(data)))
+def data_fingerprint(sets: Sequence[TrainingImages]) -> str:
+    """One hash of everything that a training sees."""
+    return _hash([one.fingerprint for one in sets])
+
+
+def _open(source: DataSource) -> TrainingImages:
+    if Folder(source.path).exists(INDEX):
+        return DatasetImages(source)
+    if source.where is not None or source.round is not None:
+        raise ValueError(
+            f"data: {source.path!r} is no dataset, and only those have `where` and `round`; leave them out"
+        )
+    return LabelledImages(tuple(read_labels(source.path)))
+
+
+def _refuse_live(target: Round) -> None:
+    if live := live_leases(target):
+        raise ValueError(
+            f"data: {target.folder.uri}/{target.name} is still being written by run {live[0]['run_id']} "
+            f"(process {live[0]['pid']} on {live[0]['host']}); wait for it to end"
+        )
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @lru_cache(maxsize=NUM_CACHED_PARTS)
-def _part(folder: Folder, number: int, part: int) -> pa.Table:
-    columns = ["uri", "content_sha256", "width", "height", "decode", "masks", "rles"]
-    return Round(folder, number).read_part(part, columns)
+def _part(dataset: Dataset, part: Part) -> pa.Table:
+    return dataset.with_masks(Round(Folder(dataset.uri), part.round).read_part(part.number))
 
 
 def _read_picture(record: dict[str, Any]) -> np.ndarray:
@@ -123,8 +173,8 @@ def _read_picture(record: dict[str, Any]) -> np.ndarray:
         ) from error
 
 
-def _weight(mask: dict[str, Any]) -> float:
-    if mask["source"] in HUMAN_SOURCES:
-        return HUMAN_WEIGHT
-    scores = (mask["predicted_iou"], mask["stability_score"])
+def _weight(mask: dict[str, Any], source: DataSource) -> float:
+    if mask["source"] == "human":
+        return source.human_weight
+    scores = (mask["predicted_iou"], mask["stability_score"]) if source.score_weights else ()
     return float(np.prod([min(1.0, max(0.01, score)) for score in scores if score is not None]))

@@ -14,7 +14,7 @@ from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
 from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model
 from pipeline.training.recipe import TrainRecipe
-from pipeline.training.sources import open_training_images
+from pipeline.training.sources import data_fingerprint, open_training_images
 from pipeline.training.worker import train_worker
 
 
@@ -47,7 +47,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
     images = open_training_images(recipe.data)
     # built here once as well, so that a wrong checkpoint is one line now and not a failed worker later
     starting_model(recipe)
-    claim(folder, recipe)
+    claim(folder, recipe, data_fingerprint(images))
     before = len(read_metrics(folder))
     with connected_ray(None), _progress(recipe, quiet):
         _fit(recipe)

@@ -26,7 +26,7 @@ from pipeline.training.files import (
     starting_model,
 )
 from pipeline.training.recipe import TrainRecipe, ValidationSettings
-from pipeline.training.sources import open_training_images
+from pipeline.training.sources import data_fingerprint, open_training_images
 from stages.decode_pixels import DecodeSettings
 
 
@@ -49,16 +49,24 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
     Raises ValueError for wrong data or checkpoints and NonFiniteLossError; the last checkpoint stays in both cases.
     """
     folder = Path(recipe.output)
-    if rank == 0:
-        claim(folder, recipe)
     images = open_training_images(recipe.data)
+    seen = data_fingerprint(images)
+    if rank == 0:
+        claim(folder, recipe, seen)
     sam = starting_model(recipe).to(device)
     trainer = Trainer(sam, recipe.training)
     state = read_checkpoint_state(folder, device)
     if state is not None:
         trainer.load_state_dict(state)
     source = ExampleSource(
-        images, sam.config, recipe.augment, recipe.training.seed, recipe.images_per_step, rank, num_workers
+        images,
+        sam.config,
+        recipe.augment,
+        recipe.training.seed,
+        recipe.images_per_step,
+        rank,
+        num_workers,
+        [one.repeat for one in recipe.data],
     )
     first = trainer.num_steps_done
     end = recipe.training.num_steps
@@ -70,7 +78,7 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
         for _, examples in prefetch(source, range(first, end)):
             metrics = trainer.step(examples)
             if log is not None:
-                _record(recipe, folder, trainer, metrics, log, end)
+                _record(recipe, folder, trainer, metrics, log, end, seen)
     finally:
         if log is not None:
             log.close()
@@ -78,17 +86,18 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
 
 
 def _record(
-    recipe: TrainRecipe, folder: Path, trainer: Trainer, metrics: StepMetrics, log: MetricsLog, end: int
+    recipe: TrainRecipe, folder: Path, trainer: Trainer, metrics: StepMetrics, log: MetricsLog, end: int, seen: str
 ) -> None:
-    """Writes down a step: its metrics and, when due, a validation, a checkpoint and the exported weights."""
+    """Writes down a step: its metrics and, when due, a validation, a checkpoint and the exported weights, which say
+    what data they have `seen`."""
     done, last = trainer.num_steps_done, trainer.num_steps_done == end
     row = asdict(metrics)
     if recipe.validation is not None and (done % recipe.validation.every == 0 or last):
         row |= validate(trainer.sam, trainer.weights(), recipe.validation)
     log.write(row)
     if done % recipe.checkpoint_every == 0 or last:
-        save_checkpoint(folder, trainer.state_dict())
-        notes = {"steps": str(done)}
+        save_checkpoint(folder, trainer.state_dict() | {"training_data": seen})
+        notes = {"steps": str(done), "training_data": seen}
         save_sam(folder / WEIGHTS, trainer.weights(), trainer.sam.config, torch.float16, notes)
 
 

@@ -80,7 +80,7 @@ def make_dataset() -> MakeDataset:
 
 @pytest.fixture(scope="session")
 def shapes() -> np.ndarray:
-    """Awkward masks (6, 40, 50): empty, full, one pixel, a hole, one pixel wide along the borders, every other pixel."""
+    """Awkward masks (6, 40, 50): empty, full, one pixel, a hole, one pixel wide along borders, every other pixel."""
     masks = np.zeros((6, 40, 50), np.uint8)
     masks[1] = 1
     masks[2, 7, 9] = 1

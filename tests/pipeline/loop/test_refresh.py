@@ -19,9 +19,9 @@ from pipeline.dataset import open_dataset
 from pipeline.imports.write import import_labels
 from pipeline.lease import hold_lease
 from pipeline.load_recipe import validate_recipe
-from pipeline.loop.gate import GateSettings
 from pipeline.loop.refresh import RefreshPlan, refresh
 from pipeline.loop.rollback import restore, rollback
+from pipeline.loop.settings import GateSettings
 from pipeline.refilter import refilter
 from pipeline.rounds import Round, read_index, withhold
 from pipeline.run import run
@@ -202,7 +202,7 @@ def test_a_killed_refresh_is_invisible_and_goes_on(made: Path, output: str, monk
 def test_an_import_is_refreshed_with_a_recipe(made: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "imported")
     import_labels(str(made / "held"), output, None, "human", quiet=True)
-    with pytest.raises(ValueError, match="names none .it is an import.; add --recipe"):
+    with pytest.raises(ValueError, match=r"names none \(it is an import\); add --recipe"):
         refresh(plan(made, output), quiet=True)
     with pytest.raises(ValueError, match="is an import; use `maskfoundry refresh`"):
         run(validate_recipe({"input": str(made / "held"), "output": output, **SMALL}), quiet=True)

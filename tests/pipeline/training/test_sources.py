@@ -10,10 +10,12 @@ from PIL import Image
 from models.masks.rle import decode_masks, encode_masks
 from models.sam.config import SAM_SIZES
 from models.training.augment import AugmentSettings
+from pipeline.lease import hold_lease
 from pipeline.rounds import Round, publish
 from pipeline.storage import Folder
 from pipeline.training.data import ExampleSource
-from pipeline.training.sources import HUMAN_WEIGHT, DatasetImages, LabelledImages, open_training_images
+from pipeline.training.recipe import DataSource
+from pipeline.training.sources import DatasetImages, LabelledImages, data_fingerprint, open_training_images
 from stages.record import SCHEMA
 
 LEFT, TOP = np.zeros((2, 24, 32), np.uint8)
@@ -31,7 +33,10 @@ def _row(picture: Path, number: int, masks: list[tuple[np.ndarray, dict[str, Any
         "width": 32,
         "height": 24,
         "status": "annotated",
-        "masks": [{"mask_id": str(index), **fields, **changes} for index, (_, changes) in enumerate(masks)],
+        "masks": [
+            {"mask_id": f"{number}/{index}", "area": int(one.sum()), **fields, **changes}
+            for index, (one, changes) in enumerate(masks)
+        ],
         "rles": rles,
         "raw_rles": rles,
         "round": number,
@@ -77,8 +82,39 @@ def test_the_newest_published_round_of_each_image_with_its_kept_masks(dataset: F
     assert np.array_equal(decode_masks(a.rles, 24, 32), [TOP])
     assert a.weights == pytest.approx([0.4]), "the product of its scores"
     assert np.array_equal(decode_masks(b.rles, 24, 32), [TOP, LEFT])
-    assert b.weights == pytest.approx([HUMAN_WEIGHT, 0.4])
+    assert b.weights == pytest.approx([10, 0.4])
     assert a.pixels.shape == (24, 32, 3) and a.pixels[0, 0].tolist() == [60, 60, 60]
+
+
+def test_a_predicate_a_round_and_weights_choose_the_masks(dataset: Folder, pictures: list[Path]) -> None:
+    path = dataset.uri
+    (people,) = open_training_images([DataSource(path=path, where="source = 'human'", human_weight=3)])
+    assert len(people) == 1 and people.read(0).name == str(pictures[1])
+    assert people.read(0).weights.tolist() == [3] and np.array_equal(decode_masks(people.read(0).rles, 24, 32), [TOP])
+    (first,) = open_training_images([DataSource(path=path, round=0, score_weights=False)])
+    assert sorted(first.read(index).name for index in range(len(first))) == [str(one) for one in pictures]
+    assert first.read(0).weights.tolist() == [1]
+    with pytest.raises(ValueError, match=r"none of the 3 images of .* has a mask for which 'area > 1000' is true"):
+        open_training_images([DataSource(path=path, where="area > 1000")])
+    with pytest.raises(ValueError, match="round: 7 is not in"):
+        open_training_images([DataSource(path=path, round=7)])
+    with (
+        hold_lease(Round(dataset, 1), "a run"),
+        pytest.raises(ValueError, match=r"data: .*round=001 is still being written by run a run"),
+    ):
+        open_training_images([path])
+
+
+def test_the_fingerprint_is_of_the_masks_and_not_of_the_files(dataset: Folder, tmp_path: Path) -> None:
+    before = data_fingerprint(open_training_images([dataset.uri]))
+    target = Round(dataset, 0)
+    target.write_part(2, pa.concat_tables([target.read_part(part) for part in (1, 0)]))
+    for part in (0, 1):
+        dataset.remove(f"{target.name}/part-{part:06d}.parquet")
+    assert data_fingerprint(open_training_images([dataset.uri])) == before
+    assert data_fingerprint(open_training_images([DataSource(path=dataset.uri, where="area > 200")])) != before
+    publish(dataset, 2)
+    assert data_fingerprint(open_training_images([dataset.uri])) != before
 
 
 def test_a_picture_that_changed_or_vanished_is_named(dataset: Folder, pictures: list[Path]) -> None:
@@ -95,6 +131,8 @@ def test_a_dataset_without_kept_masks_is_refused(tmp_path: Path, pictures: list[
     _commit(folder, 0, [[_row(pictures[0], 0, []), _row(pictures[1], 0, [(TOP, {"keep": False})])]])
     with pytest.raises(ValueError, match=r"none of the 2 images of .* has a kept mask"):
         open_training_images([folder.uri])
+    with pytest.raises(ValueError, match="is no dataset, and only those have `where`"):
+        open_training_images([DataSource(path=str(pictures[0].parent), where="area > 1")])
 
 
 def test_sets_are_mixed_and_each_epoch_shows_every_image_once(
@@ -110,3 +148,9 @@ def test_sets_are_mixed_and_each_epoch_shows_every_image_once(
         assert sorted(example.name for example in examples) == [str(path) for path in pictures]
         for example in examples:
             assert len(example.weights) == len(example.masks) > 0
+
+    often = ExampleSource(
+        sets, SAM_SIZES["debug"], AugmentSettings(min_scale=1, max_scale=1, flip=0), 5, 4, repeats=[1, 2]
+    )
+    names = [example.name for step in range(2) for example in often(step)]
+    assert sorted(names) == sorted([*map(str, pictures), str(pictures[2])] * 2), "the labelled image twice an epoch"

@@ -1,0 +1,1 @@
+"""People look over a sample of the masks, and how much they changed."""

@@ -1,0 +1,208 @@
+"""Measure and calibrate the naming of labelled masks: how often a word is right, and from which score on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.masks.rle import areas
+from models.weight_files import read_metadata
+from models.weights import TAGS_NOTE, load_clip, save_clip
+from pipeline.clip_training.views import LabelledPicture, read_labelled_views
+from pipeline.progress import progress_bar
+from stages.caption_masks import CaptionMasks, Subject
+from stages.caption_rules import tags_by_group
+from stages.caption_settings import CaptionSettings
+from stages.embed_masks import Features, Regions
+from stages.tag_rules import Thresholds, choose_tags, join_tags
+from stages.tag_settings import TagSettings
+from stages.tagger import Tagger
+from stages.vocabulary import Vocabulary
+
+VIEWS_PER_BATCH = 128
+LARGE = 1000
+MIN_OWN_PREDICTIONS = 40  # of a word that gets a threshold of its own
+STEPS = np.linspace(0, 0.995, 200)
+
+
+@dataclass(frozen=True)
+class NamedMasks:
+    """Of one group, for each labelled mask: the right word and the likeliest one (indices), its share, and the mask's
+    pixels."""
+
+    right: np.ndarray
+    found: np.ndarray
+    share: np.ndarray
+    area: np.ndarray
+
+    def precision(self, threshold: float | np.ndarray) -> float:
+        """Of the masks whose likeliest word reaches the threshold; 1 where none does."""
+        named = self.share >= threshold
+        return float((self.right == self.found)[named].mean()) if named.any() else 1.0
+
+
+@dataclass(frozen=True)
+class GroupMeasure:
+    """`accuracy` of the likeliest word of every mask; at the thresholds `precision` of the tags, and the share of masks
+    without one (`abstained`). `accuracy_large` counts masks of at least LARGE pixels only."""
+
+    num_masks: int
+    accuracy: float
+    accuracy_large: float
+    precision: float
+    abstained: float
+
+
+def embed_labelled(
+    tagger: Tagger, pictures: Sequence[LabelledPicture], quiet: bool
+) -> list[tuple[LabelledPicture, Features, Features]]:
+    """Each picture's feature and those of its masks."""
+    found = []
+    with progress_bar("encoding", len(pictures), "images", quiet) as update:
+        for done, picture in enumerate(pictures, start=1):
+            boxes = np.array([view.bbox for view in picture.masks], np.int32).reshape(-1, 4)
+            regions = Regions(picture.pixels(), [view.rle or b"" for view in picture.masks], boxes)
+            found.append((picture, *tagger.encoder.encode([regions])[0]))
+            update(done, "")
+    return found
+
+
+def name_labelled(
+    tagger: Tagger, embedded: Sequence[tuple[LabelledPicture, Features, Features]]
+) -> dict[str, NamedMasks]:
+    """The naming of every mask that has a word of the vocabulary, by group."""
+    columns: dict[str, list[tuple[int, int, float, int]]] = {group.name: [] for group in tagger.vocabulary.groups}
+    for picture, whole, own in embedded:
+        pixels = areas([view.rle or b"" for view in picture.masks]).tolist()
+        for scores in tagger.scores(whole, own):
+            place = {word.name: index for index, word in enumerate(scores.group.words)}
+            for view, found, share, area in zip(picture.masks, *scores.best(), pixels, strict=True):
+                right = place.get(view.texts.get(scores.group.name, ""))
+                if right is not None:
+                    columns[scores.group.name].append((right, int(found), float(share), area))
+    return {
+        name: NamedMasks(*(np.array(column) for column in zip(*rows, strict=True)))
+        for name, rows in columns.items()
+        if rows
+    }
+
+
+def choose_thresholds(named: NamedMasks, words: Sequence[str], precision: float) -> tuple[float, dict[str, float]]:
+    """The least threshold of the group, and of words with enough predictions, at which tags are as precise as asked."""
+    own = {}
+    for index in np.unique(named.found):
+        rows = named.found == index
+        if rows.sum() >= MIN_OWN_PREDICTIONS:
+            of_word = NamedMasks(named.right[rows], named.found[rows], named.share[rows], named.area[rows])
+            own[words[int(index)]] = _least(of_word, precision)
+    return _least(named, precision), own
+
+
+def _least(named: NamedMasks, precision: float) -> float:
+    """From the chosen threshold on every higher one is as precise too, as far as there are masks to tell."""
+    good = [named.precision(step) >= precision for step in STEPS]
+    first_after_last_bad = len(good) - good[::-1].index(False) if False in good else 0
+    return float(STEPS[first_after_last_bad]) if first_after_last_bad < len(STEPS) else 1.0
+
+
+def measure_tags(
+    settings: TagSettings, vocabulary: Vocabulary, data: Sequence[str], labels: dict[str, str], quiet: bool = False
+) -> dict[str, GroupMeasure]:
+    """How well the groups of the vocabulary are told on labelled masks; `labels` as in `read_labelled_views`."""
+    tagger = Tagger(settings, vocabulary, "cpu", VIEWS_PER_BATCH)
+    embedded = embed_labelled(tagger, read_labelled_views(data, labels), quiet)
+    named = name_labelled(tagger, embedded)
+    found = {}
+    for group in vocabulary.groups:
+        if group.name not in named:
+            continue
+        one = named[group.name]
+        limits = np.array([tagger.thresholds.of(group.name, group.words[int(index)].name) for index in one.found])
+        right = one.right == one.found
+        large = one.area >= LARGE
+        found[group.name] = GroupMeasure(
+            num_masks=len(right),
+            accuracy=float(right.mean()),
+            accuracy_large=float(right[large].mean()) if large.any() else float("nan"),
+            precision=one.precision(limits),
+            abstained=float((one.share < limits).mean()),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class CaptionMeasure:
+    """Of the captioned masks, how many captions name the right word of each group (a whole word of the text), and of
+    all groups at once; `rejected` is the share of masks without a caption."""
+
+    num_masks: int
+    rejected: float
+    named: dict[str, float]
+    all_named: float
+
+
+def measure_captions(
+    settings: CaptionSettings,
+    tag: TagSettings,
+    vocabulary: Vocabulary,
+    data: Sequence[str],
+    labels: dict[str, str],
+    groups: Sequence[str],
+    min_area: int = 0,
+    quiet: bool = False,
+) -> CaptionMeasure:
+    """How well captions of labelled masks of at least `min_area` pixels name the words of `groups`."""
+    tagger = Tagger(tag, vocabulary, "cpu", VIEWS_PER_BATCH)
+    writer = CaptionMasks(settings, tag, vocabulary, "cpu", torch.get_num_threads(), keep_features=False)
+    rows = []
+    for picture, whole, own in embed_labelled(tagger, read_labelled_views(data, labels), quiet):
+        chosen = np.flatnonzero(areas([view.rle or b"" for view in picture.masks]) >= min_area)
+        tags = [choose_tags(one, tagger.thresholds) for one in tagger.scores(whole, own)]
+        names = [[name for name, _ in one] for one in join_tags(vocabulary, tags, len(own))]
+        subjects = [
+            Subject(own[index], tags_by_group(names[index], vocabulary), f"{picture.path.name}/{index}")
+            for index in chosen
+        ]
+        for index, (text, score) in zip(chosen, writer.caption(subjects), strict=True):
+            words = f" {' '.join((text or '').split())} "
+            right = [f" {picture.masks[index].texts.get(group)} " in words for group in groups]
+            rows.append((score, right))
+    named = np.array([right for score, right in rows if score is not None], bool).reshape(-1, len(groups))
+    return CaptionMeasure(
+        num_masks=len(rows),
+        rejected=float(np.mean([score is None for score, _ in rows])),
+        named={group: float(named[:, index].mean()) for index, group in enumerate(groups)},
+        all_named=float(named.all(axis=1).mean()),
+    )
+
+
+def calibrate_tags(
+    settings: TagSettings,
+    vocabulary: Vocabulary,
+    data: Sequence[str],
+    labels: dict[str, str],
+    destination: Path,
+    precision: float = 0.95,
+    quiet: bool = False,
+) -> Thresholds:
+    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks.
+
+    Raises ValueError for wrong labels, words or an unreadable checkpoint.
+    """
+    tagger = Tagger(settings, vocabulary, "cpu", VIEWS_PER_BATCH)
+    named = name_labelled(tagger, embed_labelled(tagger, read_labelled_views(data, labels), quiet))
+    groups: dict[str, float] = {}
+    words: dict[str, dict[str, float]] = {}
+    for group in vocabulary.groups:
+        if group.name in named:
+            names = [word.name for word in group.words]
+            groups[group.name], words[group.name] = choose_thresholds(named[group.name], names, precision)
+    found = Thresholds(groups, words)
+    notes = read_metadata(settings.checkpoint) | {TAGS_NOTE: json.dumps({"groups": groups, "words": words})}
+    clip, _ = load_clip(settings.checkpoint)
+    notes.pop("format", None)
+    save_clip(destination, clip, clip.config, torch.float16, notes=notes)
+    return found

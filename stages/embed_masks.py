@@ -1,0 +1,118 @@
+"""CLIP's features of images and of their masks, in batches that cross the borders between images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.clip.model import Clip
+from models.clip.regions import ViewSettings, normalise_views, region_view, whole_view
+from models.masks.rle import decode_masks
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """An image, RGB (H, W, 3), and masks on it as COCO counts with their boxes (N, 4) as x, y, w, h."""
+
+    image: NDArray[np.uint8]
+    rles: Sequence[bytes]
+    boxes: NDArray[np.int32]
+
+
+class MaskEncoder:
+    """Features of unit length; those of a mask without a pixel are zeros."""
+
+    def __init__(self, clip: Clip, views: ViewSettings, views_per_batch: int, dense_size: int | None = None) -> None:
+        """With `dense_size` one pass over the image, whose longer side has so many pixels, serves all of its masks.
+
+        Raises ValueError if the model has no such features."""
+        if dense_size is not None and not clip.config.is_resnet:
+            raise ValueError("tag.dense: this CLIP is a ViT, which has no dense features; set tag.dense false")
+        self.clip = clip
+        self.views = views
+        self.views_per_batch = views_per_batch
+        self.dense_size = dense_size
+
+    def encode(self, regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
+        """For each image its own feature (D,) and those of its masks (N, D)."""
+        wholes = self._encode(whole_view(one.image, self.clip.config) for one in regions)
+        if self.dense_size is not None:
+            return [(whole, self._dense(one)) for whole, one in zip(wholes, regions, strict=True)]
+        seen = [one.boxes[:, 2:].min(axis=1, initial=1) > 0 for one in regions]
+        scales = self.views.scales
+        parts = self._encode(
+            region_view(
+                one.image, one.rles[index], tuple(one.boxes[index].tolist()), scale, self.views, self.clip.config
+            )
+            for one, visible in zip(regions, seen, strict=True)
+            for index in np.flatnonzero(visible)
+            for scale in scales
+        )
+        means = _unit(parts.reshape(-1, len(scales), parts.shape[-1]).mean(axis=1))
+        ends = np.cumsum([visible.sum() for visible in seen])
+        found = []
+        for whole, visible, own in zip(wholes, seen, np.split(means, ends[:-1]), strict=True):
+            features = np.zeros((len(visible), means.shape[-1]), np.float32)
+            features[visible] = own
+            found.append((whole, features))
+        return found
+
+    def _encode(self, views: Iterator[NDArray[np.uint8]]) -> Features:
+        """(N, D), a batch of views at a time."""
+        found = [np.zeros((0, self.clip.config.embed_dim), np.float32)]
+        batch: list[NDArray[np.uint8]] = []
+        for view in views:
+            batch.append(view)
+            if len(batch) == self.views_per_batch:
+                found.append(self._features(batch))
+                batch = []
+        if batch:
+            found.append(self._features(batch))
+        return np.concatenate(found)
+
+    @torch.inference_mode()
+    def _features(self, views: Sequence[NDArray[np.uint8]]) -> Features:
+        device = self.clip.device
+        images = normalise_views(views, self.clip.config).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            features = self.clip.encode_image(images)
+        return _numpy(features)
+
+    @torch.inference_mode()
+    def _dense(self, regions: Regions) -> Features:
+        """Mask-pooled features (N, D) from one pass over the image."""
+        assert self.dense_size is not None
+        visible = regions.boxes[:, 2:].min(axis=1, initial=1) > 0
+        features = np.zeros((len(visible), self.clip.config.embed_dim), np.float32)
+        if not visible.any():
+            return features
+        height, width = regions.image.shape[:2]
+        factor, patch = self.dense_size / max(height, width), self.clip.config.patch_size
+        rows, columns = (max(patch, round(side * factor / patch) * patch) for side in (height, width))
+        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        image = normalise_views([cv2.resize(regions.image, (columns, rows), interpolation=how)], self.clip.config)
+        masks = decode_masks([regions.rles[index] for index in np.flatnonzero(visible)], height, width)
+        shares = np.stack(
+            [cv2.resize(mask * np.float32(1), (columns, rows), interpolation=cv2.INTER_AREA) for mask in masks]
+        )
+        device = self.clip.device
+        pooled = self.clip.encode_regions(image.to(device), torch.from_numpy(shares)[None].to(device))
+        features[visible] = _numpy(pooled[0])
+        return features
+
+
+def _numpy(features: Tensor) -> Features:
+    found: Features = F.normalize(features.float(), dim=-1).cpu().numpy()
+    return found
+
+
+def _unit(features: Features) -> Features:
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    return (features / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
