@@ -141,20 +141,23 @@ def _rounds(arguments: argparse.Namespace, work: Path) -> list[tuple[str, Any]]:
 
 def _variants(arguments: argparse.Namespace, work: Path) -> list[tuple[str, Any]]:
     start = arguments.weights.resolve()
-    unfiltered, semi = work / "unfiltered", work / "semi"
+    unfiltered, clicked, drawn = work / "unfiltered", work / "semi", work / "semi-drawn"
     if not unfiltered.exists():
         shutil.copytree(work / "round-0", unfiltered)
         _timed("refilter", lambda: refilter(str(unfiltered), NO_FILTER, quiet=True))
-    if not semi.exists():
-        shutil.copytree(work / "round-0", semi)
-        oracle = OracleSettings(max_clicks=6)
-        found = _timed(
-            "assist", lambda: assist(str(semi), str(arguments.scenes), CONFIDENT, oracle, str(start), quiet=True)
-        )
-        print(json.dumps(found.as_dict()), flush=True)
+    for semi, oracle in (
+        (clicked, OracleSettings(max_clicks=6)),
+        (drawn, OracleSettings(max_clicks=6, draw=True, max_objects=20)),
+    ):
+        if not semi.exists():
+            shutil.copytree(work / "round-0", semi)
+            data = (str(semi), str(arguments.scenes), CONFIDENT, oracle, str(start))
+            found = _timed("assist", lambda data=data: assist(*data, quiet=True))
+            print(json.dumps(found.as_dict()), flush=True)
     rows = []
     for name, label, dataset, choice in (
-        ("semi", "round 0, semi-automatic on the scenes", semi, {}),
+        ("semi", "round 0, semi-automatic on the scenes, clicks only", clicked, {}),
+        ("semi-drawn", "round 0, semi-automatic on the scenes, clicks and brush", drawn, {}),
         ("unfiltered", "round 0, all candidates", unfiltered, {}),
         ("unweighted", "round 0, filtered, all weighted alike", work / "round-0", {"score_weights": False}),
     ):

@@ -128,18 +128,25 @@ def assist_command(
         int | None, typer.Option(min=1, help="Have an oracle click the masks, so many times at most an object.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="The model that the oracle clicks with.")] = None,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="So many objects an image at most, the largest first.")
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw by hand what clicks do not get right.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add people's masks to a dataset as its next round, beside the masks that the model is sure of."""
     from models.training.oracle import OracleSettings
     from pipeline.loop.assist import assist
 
-    oracle = None if clicks is None else OracleSettings(max_clicks=clicks)
+    oracle = None if clicks is None else OracleSettings(max_clicks=clicks, draw=draw, max_objects=objects)
     summary = assist(dataset, labels, confident, oracle, checkpoint, quiet=as_json)
     if as_json:
         print(json.dumps(summary.as_dict()))
         return
-    note = f" with {summary.clicks:,} clicks, {summary.missed:,} objects given up" if oracle else ""
+    drawn, missed = summary.drawn, summary.missed
+    note = (
+        f" with {summary.clicks:,} clicks ({drawn:,} drawn in the end), {missed:,} objects left out" if oracle else ""
+    )
     print(
         f"round {summary.round} of {dataset} ({summary.stage}): {summary.images:,} images, {summary.confident:,} masks "
         f"of the model kept, {summary.added:,} added{note}"

@@ -52,7 +52,7 @@ class MaskEncoder:
                 one.image, one.rles[index], tuple(one.boxes[index].tolist()), scale, self.views, self.clip.config
             )
             for one, visible in zip(regions, seen, strict=True)
-            for index in np.flatnonzero(visible)
+            for index in np.flatnonzero(visible).tolist()
             for scale in scales
         )
         means = _unit(parts.reshape(-1, len(scales), parts.shape[-1]).mean(axis=1))
@@ -98,7 +98,7 @@ class MaskEncoder:
         rows, columns = (max(patch, round(side * factor / patch) * patch) for side in (height, width))
         how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
         image = normalise_views([cv2.resize(regions.image, (columns, rows), interpolation=how)], self.clip.config)
-        masks = decode_masks([regions.rles[index] for index in np.flatnonzero(visible)], height, width)
+        masks = decode_masks([regions.rles[index] for index in np.flatnonzero(visible).tolist()], height, width)
         shares = np.stack(
             [cv2.resize(mask * np.float32(1), (columns, rows), interpolation=cv2.INTER_AREA) for mask in masks]
         )

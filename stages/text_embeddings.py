@@ -5,6 +5,7 @@ import os
 import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def text_embeddings(clip: Clip, tokenizer: ClipTokenizer, vocabulary: Vocabulary
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{uuid.uuid4().hex}.npz")
-        np.savez(temporary, **dict(zip(names, made, strict=True)))
+        arrays: dict[str, Any] = dict(zip(names, made, strict=True))
+        np.savez(temporary, **arrays)
         temporary.replace(path)
     except OSError:
         pass

@@ -35,7 +35,8 @@ def learn_merges(texts: Iterable[str], max_tokens: int) -> str:
     learner.train_from_iterator((clean_text(text) for text in texts), trainer)
     pairs = json.loads(learner.to_str())["model"]["merges"]
     alphabet = set(byte_symbols())
-    made, kept = alphabet | {symbol + END_OF_WORD for symbol in alphabet}, []
+    made = alphabet | {symbol + END_OF_WORD for symbol in alphabet}
+    kept: list[str] = []
     for left, right in pairs:
         if left + right not in made and len(kept) < max_tokens - NUM_OTHER_TOKENS:
             made.add(left + right)

@@ -60,7 +60,7 @@ def region_view(
         mask * np.float32(1), (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     )
     background = cv2.GaussianBlur(view, (0, 0), settings.blur * size) if settings.blur else view
-    background = background + settings.fade * (np.float32(mean) - background)
+    background = background + settings.fade * (np.array(mean, np.float32) - background)
     view = background + share[..., None] * (view - background)
     return np.clip(np.rint(view), 0, 255).astype(np.uint8)
 

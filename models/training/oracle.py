@@ -3,7 +3,7 @@
 Kirillov et al. 2023, arXiv:2304.02643, section 4, «Assisted-manual stage»: people click foreground and background
 points, see the model's mask at once, and move on from an object that takes too long. Here the first click is the
 object's center, each further one falls where the mask is still wrong (appendix A), and an object whose mask does not
-become right is left out.
+become right is left out, or drawn with the brush that the annotators had too.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from models.evaluation.overlap import pairwise_iou
 from models.evaluation.prompts import center_point
 from models.generator.generate import resize_longest_side
 from models.generator.upsample import Axis, Upsampler
-from models.masks.rle import compress_counts, counts_from_transitions, decode_masks
+from models.masks.rle import areas, compress_counts, counts_from_transitions, decode_masks
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.training.augment import fit_masks
@@ -27,26 +27,30 @@ from models.training.losses import mask_iou
 
 
 class OracleSettings(BaseModel):
-    """At most `max_clicks` an object; clicking ends at an IoU of `enough_iou`, and a mask below `least_iou` is not
-    taken."""
+    """At most `max_clicks` an object; clicking ends at an IoU of `enough_iou`. An object whose mask stays below
+    `least_iou` is given up, or with `draw` drawn by hand: the truth itself. `max_objects` an image are annotated, the
+    largest first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_clicks: Annotated[int, Field(ge=1)] = 8
     enough_iou: Annotated[float, Field(gt=0, le=1)] = 0.9
     least_iou: Annotated[float, Field(ge=0, le=1)] = 0.75
+    draw: bool = False
+    max_objects: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
 class ClickedMask:
     """`index` of the object among the truths, its mask as COCO compressed run lengths, the first click (x, y) in pixels
-    of the image, how many clicks it took, and its IoU with the truth."""
+    of the image, how many clicks it took, and its IoU with the truth. `drawn` ones are the truth, after all clicks."""
 
     index: int
     rle: bytes
     point: tuple[float, float]
     num_clicks: int
     iou: float
+    drawn: bool = False
 
 
 @torch.inference_mode()
@@ -61,7 +65,8 @@ def click_masks(
     height, width = image.shape[:2]
     frame, size = sam.config.image_size, 4 * sam.config.embedding_size
     pixels = torch.from_numpy(resize_longest_side(image, frame)).permute(2, 0, 1)  # (3, h, w)
-    full = decode_masks(truths, height, width)
+    chosen = np.argsort(-areas(truths), kind="stable")[: settings.max_objects]
+    full = decode_masks([truths[index] for index in chosen], height, width)
     cells, kept = fit_masks(full, tuple(pixels.shape[1:]), frame, size, min_cells=1, max_share=1.0)
     if not len(kept):
         return []
@@ -71,12 +76,14 @@ def click_masks(
     logits, clicks = _click(sam, embedding, torch.from_numpy(cells), first * scale, settings, generator)
     rles = _full_size(logits, pixels, frame, height, width)
     found = []
-    for place, index in enumerate(kept.tolist()):
+    for place, index in enumerate(chosen[kept].tolist()):
         iou = float(pairwise_iou([truths[index]], [rles[place]], height, width)[0, 0])
+        x, y = first[place].tolist()
         if iou >= settings.least_iou:
-            x, y = first[place].tolist()
             found.append(ClickedMask(index, rles[place], (x, y), int(clicks[place]), iou))
-    return found
+        elif settings.draw:
+            found.append(ClickedMask(index, truths[index], (x, y), settings.max_clicks, 1.0, drawn=True))
+    return sorted(found, key=lambda one: one.index)
 
 
 def _click(

@@ -78,8 +78,8 @@ class CaptionerTrainRecipe(BaseModel):
     output: str
     clip: str
     masks_per_image: Annotated[int, Field(ge=1)] = 40
-    num_steps: Annotated[int, Field(ge=1)] = 1500
-    batch_size: Annotated[int, Field(ge=1)] = 192
+    num_steps: Annotated[int, Field(ge=1)] = 1000
+    batch_size: Annotated[int, Field(ge=1)] = 96
     noise: Annotated[float, Field(ge=0)] = 0.3
     seed: Annotated[int, Field(ge=0)] = 0
     num_threads: Annotated[int, Field(ge=1)] = 1

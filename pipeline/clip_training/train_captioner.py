@@ -22,6 +22,8 @@ from stages.embed_masks import MaskEncoder, Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import views_for
 
+LENGTH_WINDOW = 8  # batches of texts of similar length that a step draws from
+
 
 def train_captioner(recipe: CaptionerTrainRecipe, quiet: bool = False) -> ClipTrainSummary:
     """Trains and writes OUTPUT/model.safetensors. Raises ValueError for wrong data or a wrong checkpoint, and
@@ -91,11 +93,15 @@ def _fit(
     groups: Any = clip_parameter_groups(captioner, recipe.optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, recipe.optim.learning_rate, recipe.optim.betas)
     deviation = recipe.noise / features.shape[1] ** 0.5
+    # texts of similar length, so that a step is not as long as the longest of all
+    by_length = (tokens == tokenizer.end_of_text).int().argmax(dim=1).argsort()
+    window = min(len(texts), LENGTH_WINDOW * recipe.batch_size)
+    first_rows = torch.randint(len(texts) - window + 1, (recipe.num_steps,))
     value = float("nan")
     with progress_bar("training", recipe.num_steps, "steps", quiet) as update:
         for step in range(recipe.num_steps):
             set_learning_rate([optimizer], learning_rate(step, recipe.num_steps, recipe.optim))
-            rows = torch.randint(len(texts), (recipe.batch_size,))
+            rows = by_length[first_rows[step] + torch.randint(window, (recipe.batch_size,))]
             seen = features[rows] + deviation * torch.randn(recipe.batch_size, features.shape[1])
             shown = tokens[rows]
             longest = int((shown == tokenizer.end_of_text).int().argmax(dim=1).max()) + 1

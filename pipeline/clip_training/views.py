@@ -83,7 +83,7 @@ def _read(source: Path, labels: dict[str, str]) -> list[LabelledPicture]:
 
 
 def _texts(annotation: dict[str, Any], labels: dict[str, str]) -> dict[str, str]:
-    texts = {group: annotation.get(field) for group, field in labels.items()}
-    if texts.get(CAPTION) and annotation.get("relation"):
-        texts[CAPTION] = texts[CAPTION].removesuffix(annotation["relation"]).strip()
-    return {group: str(text) for group, text in texts.items() if text}
+    texts = {group: str(annotation[field]) for group, field in labels.items() if annotation.get(field)}
+    if CAPTION in texts:
+        texts[CAPTION] = texts[CAPTION].removesuffix(annotation.get("relation") or "").strip()
+    return texts

@@ -13,11 +13,8 @@ from models.weight_files import read_metadata
 from models.weights import TAGS_NOTE, load_clip, save_clip
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.progress import progress_bar
-from stages.caption_masks import CaptionMasks, Subject
-from stages.caption_rules import tags_by_group
-from stages.caption_settings import CaptionSettings
 from stages.embed_masks import Features, Regions
-from stages.tag_rules import Thresholds, choose_tags, join_tags
+from stages.tag_rules import Thresholds
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
 from stages.vocabulary import Vocabulary
@@ -131,52 +128,6 @@ def measure_tags(
             abstained=float((one.share < limits).mean()),
         )
     return found
-
-
-@dataclass(frozen=True)
-class CaptionMeasure:
-    """Of the captioned masks, how many captions name the right word of each group (a whole word of the text), and of
-    all groups at once; `rejected` is the share of masks without a caption."""
-
-    num_masks: int
-    rejected: float
-    named: dict[str, float]
-    all_named: float
-
-
-def measure_captions(
-    settings: CaptionSettings,
-    tag: TagSettings,
-    vocabulary: Vocabulary,
-    data: Sequence[str],
-    labels: dict[str, str],
-    groups: Sequence[str],
-    min_area: int = 0,
-    quiet: bool = False,
-) -> CaptionMeasure:
-    """How well captions of labelled masks of at least `min_area` pixels name the words of `groups`."""
-    tagger = Tagger(tag, vocabulary, "cpu", VIEWS_PER_BATCH)
-    writer = CaptionMasks(settings, tag, vocabulary, "cpu", torch.get_num_threads(), keep_features=False)
-    rows = []
-    for picture, whole, own in embed_labelled(tagger, read_labelled_views(data, labels), quiet):
-        chosen = np.flatnonzero(areas([view.rle or b"" for view in picture.masks]) >= min_area)
-        tags = [choose_tags(one, tagger.thresholds) for one in tagger.scores(whole, own)]
-        names = [[name for name, _ in one] for one in join_tags(vocabulary, tags, len(own))]
-        subjects = [
-            Subject(own[index], tags_by_group(names[index], vocabulary), f"{picture.path.name}/{index}")
-            for index in chosen
-        ]
-        for index, (text, score) in zip(chosen, writer.caption(subjects), strict=True):
-            words = f" {' '.join((text or '').split())} "
-            right = [f" {picture.masks[index].texts.get(group)} " in words for group in groups]
-            rows.append((score, right))
-    named = np.array([right for score, right in rows if score is not None], bool).reshape(-1, len(groups))
-    return CaptionMeasure(
-        num_masks=len(rows),
-        rejected=float(np.mean([score is None for score, _ in rows])),
-        named={group: float(named[:, index].mean()) for index, group in enumerate(groups)},
-        all_named=float(named.all(axis=1).mean()),
-    )
 
 
 def calibrate_tags(

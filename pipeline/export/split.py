@@ -1,6 +1,7 @@
 """Train, validation and test: near-duplicates stay together, and the same seed gives the same split."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,8 @@ SPLITS = ("train", "val", "test")
 # Near-duplicates differ in at most so many of the 64 bits of their perceptual hashes, directly or through others.
 MAX_BITS = 4
 _BLOCKS = MAX_BITS + 1
-_ROWS_AT_ONCE = 1 << 12
+_ROWS_AT_ONCE = 1 << 10
+_EDGES_AT_ONCE = 1 << 20
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -65,41 +67,45 @@ def group_hashes(hashes: np.ndarray) -> np.ndarray:
     principle; Manku et al. 2007, «Detecting Near-Duplicates for Web Crawling»), so only those that share a block are
     compared.
     """
-    root = np.arange(len(hashes))
+    labels = np.arange(len(hashes))
+    edges: list[np.ndarray] = []
+    num_edges = 0
     borders = np.linspace(0, 64, _BLOCKS + 1).astype(int).tolist()
     for low, high in pairwise(borders):
         block = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(block, kind="stable")
         cuts = np.flatnonzero(np.diff(block[order])) + 1
         for bucket in np.split(order, cuts):
-            for first, second in _near_pairs(hashes, bucket):
-                _join(root, first, second)
-    return np.array([hashes[_find(root, index)] for index in range(len(hashes))], np.uint64)
+            for some in _near_pairs(hashes, bucket):
+                edges.append(some)
+                num_edges += len(some)
+                if num_edges >= _EDGES_AT_ONCE:
+                    labels, edges, num_edges = _join(labels, np.concatenate(edges)), [], 0
+    if edges:
+        labels = _join(labels, np.concatenate(edges))
+    return hashes[labels]
 
 
-def _near_pairs(hashes: np.ndarray, bucket: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of places in `bucket` whose hashes differ in at most MAX_BITS bits."""
-    pairs: list[tuple[int, int]] = []
+def _near_pairs(hashes: np.ndarray, bucket: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs (N, 2) of places in `bucket` whose hashes differ in at most MAX_BITS bits."""
     if len(bucket) < 2:
-        return pairs
+        return
     own = hashes[bucket]
     for start in range(0, len(bucket), _ROWS_AT_ONCE):
         rows = own[start : start + _ROWS_AT_ONCE]
-        near = np.bitwise_count(rows[:, None] ^ own[None, :]) <= MAX_BITS
-        for row, column in np.argwhere(near):
-            if row + start < column:
-                pairs.append((int(bucket[row + start]), int(bucket[column])))
-    return pairs
+        near = np.argwhere(np.bitwise_count(rows[:, None] ^ own[None, :]) <= MAX_BITS)
+        near[:, 0] += start
+        yield bucket[near[near[:, 0] < near[:, 1]]]
 
 
-def _find(root: np.ndarray, index: int) -> int:
-    while root[index] != index:
-        root[index] = root[root[index]]
-        index = int(root[index])
-    return index
-
-
-def _join(root: np.ndarray, first: int, second: int) -> None:
-    """The smaller place, which is the smaller hash, becomes the root of both."""
-    one, other = sorted((_find(root, first), _find(root, second)))
-    root[other] = one
+def _join(labels: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Labels in which both ends of each edge have the smallest place of their group."""
+    while True:
+        ends = np.sort(labels[edges], axis=1)
+        open_edges = ends[:, 0] != ends[:, 1]
+        if not open_edges.any():
+            return labels
+        edges, ends = edges[open_edges], ends[open_edges]
+        np.minimum.at(labels, ends[:, 1], ends[:, 0])
+        while not np.array_equal(labels, labels[labels]):
+            labels = labels[labels]

@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from pipeline.dataset import Dataset, Part
+from pipeline.errors import UnreadableError
 from pipeline.export import coco, huggingface, label_studio, panoptic, sa1b, webdataset, yolo
 from pipeline.export.job import Item, Job, Written
 from pipeline.export.pictures import picture
@@ -16,6 +19,7 @@ from pipeline.export.split import SPLITS, Split, make_split
 from pipeline.export.state import Counts, State, part_name
 from pipeline.progress import progress_bar
 from pipeline.query import query
+from pipeline.rounds import Round
 from pipeline.storage import Folder
 from stages.decode_image import describe
 
@@ -152,8 +156,16 @@ class _Work:
 
 
 def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The part's rows that did not fail, with a number each that no other image of the dataset has."""
-    for index, row in enumerate(dataset.read(part).to_pylist()):
+    """The part's rows that did not fail, with a number each that no other image of the dataset has. Raises
+    UnreadableError for a damaged part."""
+    try:
+        rows = dataset.read(part)
+    except (pa.ArrowException, OSError) as error:
+        path = Round(Folder(dataset.uri), part.round).part_path(part.number)
+        raise UnreadableError(
+            f"{path} cannot be read ({describe(error)}); restore it, or make the part anew"
+        ) from error
+    for index, row in enumerate(rows.to_pylist()):
         if row["status"] != "failed":
             yield (part.round << 48) + (part.number << 24) + index, row
 

@@ -37,7 +37,7 @@ NOT_CONFIDENT = "not_confident"
 @dataclass
 class AssistSummary:
     """What stands in the new round: `confident` masks of the model that stayed, `added` ones, after `clicks` if the
-    oracle made them; `missed` objects whose mask did not become right."""
+    oracle made them, `drawn` of them by hand in the end; `missed` objects nobody masked."""
 
     dataset: str
     stage: str
@@ -45,6 +45,7 @@ class AssistSummary:
     images: int = 0
     confident: int = 0
     added: int = 0
+    drawn: int = 0
     missed: int = 0
     clicks: int = 0
 
@@ -134,6 +135,7 @@ def _assist_row(
     else:
         found = click_masks(sam, read_pixels(image, DecodeSettings()), missing, oracle, generator)
     summary.added += len(found)
+    summary.drawn += sum(one.drawn for one in found)
     summary.missed += len(missing) - len(found)
     summary.clicks += sum(one.num_clicks for one in found)
     _add(row, found, summary)

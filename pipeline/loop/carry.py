@@ -63,7 +63,7 @@ def carry_round(previous: Dataset, target: Round, quiet: bool) -> Churn:
     items = []
     for part in target.parts():
         ids = target.read_part(part, ["image_id"])["image_id"].to_pylist()
-        wanted = sorted({(place.round, place.number) for one in ids if (place := places.get(one))})
+        wanted = sorted({(places[one].round, places[one].number) for one in ids if one in places})
         items.append({"part": part, "places": json.dumps(wanted)})
     total = Churn()
     if not items:

@@ -62,7 +62,7 @@ def carry_over(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[dict
 
     Doing it twice is like doing it once.
     """
-    _drop_brought(row)
+    _forget(row)
     if before is None:
         return row, Churn(images=1, new_images=1, new=len(_kept(row)))
     brought = [index for index, mask in enumerate(before["masks"]) if mask["source"] in BROUGHT_SOURCES]
@@ -119,7 +119,10 @@ def _kept(row: dict[str, Any]) -> list[int]:
     return [i for i, mask in enumerate(row["masks"]) if mask["keep"] and mask["source"] not in BROUGHT_SOURCES]
 
 
-def _drop_brought(row: dict[str, Any]) -> None:
+def _forget(row: dict[str, Any]) -> None:
+    """What an earlier, unfinished carrying-over left."""
     own = [index for index, mask in enumerate(row["masks"]) if mask["source"] not in BROUGHT_SOURCES]
     for name in ("masks", "rles", "raw_rles"):
         row[name] = [row[name][index] for index in own]
+    for mask in row["masks"]:
+        mask |= dict.fromkeys(("previous_id", "previous_iou", "human_id", "human_iou"))

@@ -70,7 +70,7 @@ def figures_of(found: Evaluation) -> dict[str, float | None]:
 
 def judge(before: Measured | None, after: Measured, gate: GateSettings) -> Verdict:
     """Whether no measure falls by more than the gate allows."""
-    fell = []
+    fell: list[str] = []
     for name in gate.measures:
         old, new = (before.figures[name] if before else None), after.figures[name]
         if old is not None and (new is None or old - new > gate.max_fall):

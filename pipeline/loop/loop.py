@@ -53,7 +53,8 @@ def loop(recipe: LoopRecipe, num_rounds: int, quiet: bool = False) -> LoopSummar
     """
     first = validate_recipe(recipe.run)
     trainings = plan_trainings(recipe, first.output, first.model.checkpoint, num_rounds)
-    folder, rounds = Folder(first.output), []
+    folder = Folder(first.output)
+    rounds: list[LoopRound] = []
     if _is_at_first_round(folder):
         status = run(first, quiet=quiet).status
         if status != "done":

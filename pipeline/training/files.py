@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,6 +21,12 @@ RECIPE = "recipe.json"
 WEIGHTS = "model.safetensors"
 
 
+class Identified(Protocol):
+    """A recipe of any kind of training."""
+
+    def identity(self) -> dict[str, Any]: ...
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """The checkpoint appears whole or not at all."""
     _replace(folder / CHECKPOINT, lambda path: torch.save(state, path))
@@ -32,7 +38,7 @@ def read_checkpoint_state(folder: Path, device: torch.device) -> dict[str, Any] 
     return torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
 
 
-def claim(folder: Path, recipe: TrainRecipe, training_data: str | None = None) -> None:
+def claim(folder: Path, recipe: Identified, training_data: str | None = None) -> None:
     """Makes the folder the recipe's, for data of this fingerprint (None for any). Raises ValueError, naming a field, if
     a training with another one is in it."""
     path = folder / RECIPE

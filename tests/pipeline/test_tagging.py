@@ -23,6 +23,7 @@ def recipe(photos: Path, output: Path, clip: str, words: Path, **tag: object) ->
             "generate": {"points_per_side": 5, "store_floor": {"predicted_iou": 0.05, "stability_score": 0.2}},
             "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3},
             "tag": {"checkpoint": clip, "vocabulary": str(words), "threshold": 0.0, "store_embeddings": True, **tag},
+            "caption": {"templates": ["a {thing}"], "max_masks": 3},
             "run": {"commit_every": 3},
             "resources": {"sam_actors": 1},
         }
@@ -39,8 +40,8 @@ def tag_names(found: list[dict]) -> set[str]:
 
 
 def without_labels(found: list[dict]) -> list[dict]:
-    names = ("tags", "fingerprints", "run_id", "masks")
-    masks = [[{k: v for k, v in mask.items() if k != "tags"} for mask in row["masks"]] for row in found]
+    names = ("tags", "caption", "caption_score", "fingerprints", "run_id", "masks")
+    masks = [[{k: v for k, v in mask.items() if k not in names} for mask in row["masks"]] for row in found]
     return [{k: v for k, v in row.items() if k not in names} | {"m": m} for row, m in zip(found, masks, strict=True)]
 
 
@@ -55,25 +56,27 @@ def test_a_run_tags_and_another_vocabulary_tags_again_without_pictures(
     before = rows(output)
     for row in before:
         links = row["fingerprints"]
-        assert all(links[link] for link in ("generate", "filter", "embed", "tag")) and links["caption"] is None
+        assert all(links[link] for link in ("generate", "filter", "embed", "tag", "caption"))
+        captioned = [mask for mask in row["masks"] if mask["caption"]]
+        assert len(captioned) == min(3, sum(mask["keep"] for mask in row["masks"]))
+        assert all(mask["caption"] == f"a {mask['tags'][0]['name']}" for mask in captioned)
         for mask in row["masks"]:
             assert bool(mask["tags"]) == mask["keep"]
     assert tag_names(before) <= {"ball", "car", "vehicle", "bus", "tree", "red", "green", "blue"}
 
     again = run(recipe(photos, output, clip, words), quiet=True)
     assert again.replayed.labelled == 0 and again.tally.images == 0
-    own = tmp_path / "own.txt"
-    own.write_text("kite\nроза\n")
     short = {"groups": {"thing": {"templates": ["a {}"], "words": ["kite", "роза"]}}}
     own = tmp_path / "own.yaml"
     own.write_text(str(short).replace("'", '"'))
     shutil.move(photos, tmp_path / "away")
     photos.mkdir()
-    shutil.copy(tmp_path / "away" / "0.png", photos / "0.png")  # the run wants some input; the rest stay as they are
+    shutil.copy2(tmp_path / "away" / "0.png", photos / "0.png")  # the run wants some input; the rest stay as they are
     changed = run(recipe(photos, output, clip, own), quiet=True)
     assert changed.replayed.labelled == 5 and changed.tally.images == 0
     after = rows(output)
     assert tag_names(after) <= {"kite", "роза"} and without_labels(after) == without_labels(before)
+    assert {row["caption"] for row in after} <= {"a kite", "a роза"}
     assert all(row["fingerprints"]["embed"] == before[0]["fingerprints"]["embed"] for row in after)
 
     # other rules keep other masks: those have no features yet, so the pictures that are left are read again

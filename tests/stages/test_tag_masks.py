@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import stages.text_embeddings
 import torch
+
+import stages.text_embeddings
 from models.clip.regions import ViewSettings
 from models.weights import VIEWS_NOTE, CheckpointError
 from stages.record import conform
@@ -13,7 +14,6 @@ from stages.tag_settings import TagSettings
 from stages.tagger import Tagger, views_for
 from stages.text_embeddings import text_embeddings
 from stages.vocabulary import parse_vocabulary
-
 from tests.stages.tag_cases import filtered_rows, pictures, save_tiny_clip, vocabulary
 
 

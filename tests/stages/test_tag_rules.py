@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from stages.tag_rules import GroupScores, Thresholds, best_candidates, choose_tags, image_tags, score_group
 from stages.vocabulary import parse_vocabulary
 

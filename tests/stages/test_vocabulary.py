@@ -1,4 +1,5 @@
 import pytest
+
 from stages.vocabulary import parse_vocabulary
 
 

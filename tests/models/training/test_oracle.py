@@ -47,6 +47,13 @@ def test_bad_masks_are_given_up_and_no_truth_is_no_mask(sam: Sam) -> None:
     assert click_masks(sam, image, truths[2:], ANY, torch.Generator()) == []
 
 
+def test_what_clicks_do_not_get_right_is_drawn_the_largest_first(sam: Sam) -> None:
+    image, truths = _scene()
+    settings = OracleSettings(max_clicks=2, least_iou=1.0, draw=True, max_objects=1)
+    (drawn,) = click_masks(sam, image, truths, settings, torch.Generator().manual_seed(1))
+    assert (drawn.index, drawn.rle, drawn.drawn, drawn.num_clicks) == (1, truths[1], True, 2)
+
+
 def test_a_trained_model_needs_few_clicks() -> None:
     image, truths = _scene()
     trained, _ = load_sam("sam_tiny")

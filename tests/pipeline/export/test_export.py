@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from models.masks.rle import encode_masks
 from pipeline.compact import compact
 from pipeline.dataset import open_dataset
+from pipeline.errors import UnreadableError
 from pipeline.export.resize import resize_row, smaller_size
 from pipeline.export.write import Layout, export
 from pipeline.rounds import Round, publish
@@ -105,3 +106,12 @@ def test_an_export_follows_its_dataset(tmp_path: Path, make_dataset: MakeDataset
     compact(uri, 100, quiet=True)
     assert exported() == {"a.png": 3, "b.png": 1, "c.png": 3}
     assert len(list((tmp_path / "webdataset").glob("*.tar"))) == 2
+
+
+def test_a_damaged_part_is_named(tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray) -> None:
+    uri = make_dataset(tmp_path, {f"{name}.png": shapes[1:4] for name in "abc"})
+    part = Path(uri) / "round=000" / "part-000001.parquet"
+    part.write_bytes(part.read_bytes()[:-40])
+    for layout in ("coco", "sa1b"):
+        with pytest.raises(UnreadableError, match=r"part-000001\.parquet cannot be read"):
+            export(open_dataset(uri), str(tmp_path / layout), layout, pictures=False, quiet=True)

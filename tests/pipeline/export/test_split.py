@@ -48,16 +48,13 @@ def test_a_split_is_a_function_of_seed_and_content() -> None:
     more = make_split([*hashes, twin], SHARES, seed=1)
     assert more.of({"phash": twin}) == more.of(rows[0])
     assert sum(more.of(row) != place for row, place in zip(rows, places, strict=True)) <= 1
-    assert make_split([], SHARES, 0).of({"phash": None, "content_sha256": "x", "image_id": "a"}) in (
-        "train",
-        "val",
-        "test",
-    )
+    without = {"phash": None, "content_sha256": "x", "image_id": "a"}
+    assert make_split([], SHARES, 0).of(without) == make_split(hashes, SHARES, 0).of(without)
     assert make_split(hashes, (0.0, 0.0, 1.0), 0).of(rows[0]) == "test"
 
 
 def test_a_large_bucket_of_equal_bits_is_compared_by_blocks() -> None:
-    hashes = np.arange(6000, dtype=np.uint64) << np.uint64(20)
+    hashes = np.arange(2500, dtype=np.uint64) << np.uint64(20)
     assert (group_hashes(hashes) == 0).all(), "each is one bit from another that is smaller"
 
 

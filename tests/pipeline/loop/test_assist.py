@@ -5,12 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from models.masks.rle import areas, bounding_boxes, decode_masks, encode_masks
 from models.training.oracle import OracleSettings
+from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.loop.assist import assist
-from pipeline.refilter import refilter
+from pipeline.loop.rollback import restore
 from pipeline.rounds import Round, publish
 from pipeline.storage import Folder
 from pipeline.verify import verify_dataset
@@ -76,14 +78,19 @@ def test_sure_masks_stay_and_people_add_what_is_missing(dataset: str, tmp_path: 
     (dropped,) = next(open_dataset(dataset, candidates=True).rows())["masks"][1:2]
     assert dropped["drop_reason"] == "not_confident" and verify_dataset(dataset).num_problems == 0
     assert assist(dataset, str(tmp_path), confident=0.8, quiet=True).added == 0, "everything is covered now"
-    with pytest.raises(ValueError, match="is an import without candidates"):
-        refilter(dataset, ["filter.pred_iou_thresh=0.5"], quiet=True)
 
 
 def test_assisted_by_hand_everything_comes_from_people(dataset: str, tmp_path: Path) -> None:
-    found = assist(dataset, str(tmp_path), quiet=True)
-    assert (found.stage, found.confident, found.added) == ("assisted", 0, 4)
+    answer = CliRunner().invoke(app, ["assist", dataset, "--labels", str(tmp_path)])
+    assert answer.exit_code == 0
+    assert answer.stdout.endswith("(assisted): 2 images, 0 masks of the model kept, 4 added\n")
     assert {mask["stage"] for row in open_dataset(dataset).rows() for mask in row["masks"]} == {"assisted"}
+    answer = CliRunner().invoke(app, ["rollback", dataset])
+    assert answer.exit_code == 0 and "readers see round 0" in answer.stdout and open_dataset(dataset).rounds == (0,)
+    assert CliRunner().invoke(app, ["rollback", dataset, "--undo", "1"]).exit_code == 0
+    assert open_dataset(dataset).rounds == (0, 1)
+    with pytest.raises(ValueError, match=r"round: 0 of .* is not withheld"):
+        restore(dataset, 0)
 
 
 def test_the_oracle_clicks_like_a_person(dataset: str, tmp_path: Path) -> None:

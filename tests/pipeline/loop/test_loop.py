@@ -123,7 +123,7 @@ def test_killed_between_and_within_steps_it_goes_on(
     record = Round(Folder(str(output)), 1).read_record()
     assert record is not None
     seen = read_metadata(str(weights))["training_data"]
-    assert record["refresh"]["trained_on"] == seen == torch.load(weights.parent / "checkpoint.pt")["training_data"]
+    assert record["refresh"]["trained_on"] == seen == _checkpoint(weights)["training_data"]
     assert found.rounds[1].churn == record["refresh"]["churn"]
     assert found.rounds[0].figures == record["refresh"]["gate"]["before"]
 
@@ -160,6 +160,10 @@ def test_mistakes_are_one_line(recipe: LoopRecipe, tmp_path: Path) -> None:
         load_loop_recipe(str(path))
     assert not (tmp_path / "out").exists()
     assert load_loop_recipe("loop").gate.max_fall == 0.01
+
+
+def _checkpoint(weights: Path) -> dict[str, Any]:
+    return dict(torch.load(weights.parent / "checkpoint.pt", weights_only=True))
 
 
 def _told(found: LoopSummary) -> tuple[str, list[int | None]]:

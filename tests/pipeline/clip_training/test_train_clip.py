@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.weight_files import read_metadata
+from models.weights import VIEWS_NOTE, load_clip, load_clip_tokenizer
+from pipeline.clip_training.batches import ClipBatches
+from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
+from pipeline.clip_training.train_captioner import train_captioner
+from pipeline.clip_training.train_clip import train_clip
+from pipeline.clip_training.views import read_labelled_views
+from pipeline.evaluation.tags import NamedMasks, calibrate_tags, choose_thresholds, measure_tags
+from pipeline.load_recipe import load_train_recipe
+from pipeline.scenes.write import write_scenes
+from pipeline.vocabularies import read_vocabulary
+from stages.tag_settings import TagSettings
+
+LABELS = {"thing": "category", "colour": "colour", "pattern": "pattern", "caption": "caption"}
+MODEL = {
+    "embed_dim": 16,
+    "image_size": 32,
+    "patch_size": 16,
+    "vision_layers": [1],
+    "vision_width": 16,
+    "vision_heads": 2,
+    "context_length": 32,
+    "text_width": 16,
+    "text_heads": 2,
+    "text_layers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(str(tmp_path_factory.mktemp("scenes") / "s"), 3, width=160, height=120).parent
+
+
+def recipe(scenes: Path, output: Path, **changes: object) -> ClipTrainRecipe:
+    content = {
+        "kind": "clip",
+        "data": [str(scenes)],
+        "output": str(output),
+        "labels": LABELS,
+        "model": MODEL,
+        "images_per_step": 2,
+        "masks_per_image": 6,
+        "checkpoint_every": 2,
+        "training": {"num_steps": 4, "optim": {"learning_rate": 1e-3, "warmup_steps": 1}},
+    }
+    return ClipTrainRecipe.model_validate({**content, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    summary = train_clip(recipe(scenes, tmp_path_factory.mktemp("whole")), quiet=True)
+    assert summary.num_steps_done == 4 and summary.num_images == 3 and summary.last["loss"] > 0
+    return Path(summary.weights)
+
+
+def test_a_training_that_was_cut_goes_on_to_the_same_weights(scenes: Path, trained: Path, tmp_path: Path) -> None:
+    first = train_clip(recipe(scenes, tmp_path, stop_after=2), quiet=True)
+    assert first.num_steps_done == 2
+    again = train_clip(recipe(scenes, tmp_path), quiet=True)
+    one, other = load_clip(str(trained))[0].state_dict(), load_clip(again.weights)[0].state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    with pytest.raises(ValueError, match=r"masks_per_image 6, not 7"):
+        train_clip(recipe(scenes, tmp_path, masks_per_image=7), quiet=True)
+
+
+def test_the_checkpoint_has_its_own_tokens_and_views(trained: Path) -> None:
+    clip, _ = load_clip(str(trained))
+    tokenizer = load_clip_tokenizer(str(trained), clip.config)
+    assert tokenizer.decode(tokenizer.encode(["a red striped ball"])[0]) == "a red striped ball"
+    assert "scales" in read_metadata(str(trained))[VIEWS_NOTE]
+
+
+def test_batches_are_a_function_of_the_step_and_captions_leave_relations_out(scenes: Path, trained: Path) -> None:
+    pictures = read_labelled_views([str(scenes)], LABELS)
+    assert all(" of the " not in view.texts["caption"] for picture in pictures for view in picture.masks)
+    clip, _ = load_clip(str(trained))
+    settings = recipe(scenes, trained)
+    tokenizer = load_clip_tokenizer(str(trained), clip.config)
+    words = read_vocabulary("scenes")
+    one, other = (ClipBatches(pictures, words, tokenizer, clip.config, settings.views, 0, 2, 6) for _ in range(2))
+    first, same, next_one = one(3), other(3), one(4)
+    assert torch.equal(first.images, same.images) and not torch.equal(first.images[:3], next_one.images[:3])
+    assert [group.name for group in first.groups] == ["caption", "colour", "pattern", "scene", "thing"]
+    colours = first.groups[1]
+    assert colours.classes and len(colours.rows) == 12 + 4  # masks, and views of nothing
+
+
+def test_every_word_of_the_scenes_is_in_their_vocabulary(scenes: Path) -> None:
+    words = {group.name: {word.name for word in group.words} for group in read_vocabulary("scenes").groups}
+    for picture in read_labelled_views([str(scenes)], LABELS):
+        for view in picture.masks:
+            assert all(view.texts[name] in words[name] for name in words)
+
+
+def test_a_captioner_learns_from_the_features(scenes: Path, trained: Path, tmp_path: Path) -> None:
+    settings = {"kind": "captioner", "data": [str(scenes)], "output": str(tmp_path), "clip": str(trained)}
+    summary = train_captioner(
+        CaptionerTrainRecipe.model_validate({**settings, "num_steps": 3, "masks_per_image": 4, "width": 16}), quiet=True
+    )
+    assert summary.num_masks == 3 * 5 and Path(summary.weights).is_file()
+
+
+def test_calibration_writes_thresholds_that_measuring_uses(scenes: Path, trained: Path, tmp_path: Path) -> None:
+    words, path = read_vocabulary("scenes"), tmp_path / "calibrated.safetensors"
+    settings = TagSettings(checkpoint=str(trained), vocabulary="scenes")
+    found = calibrate_tags(settings, words, [str(scenes)], LABELS, path, quiet=True)
+    assert set(found.groups) == {"thing", "colour", "pattern"}
+    again = TagSettings(checkpoint=str(path), vocabulary="scenes")
+    measured = measure_tags(again, words, [str(scenes)], LABELS, quiet=True)
+    assert measured["colour"].precision >= 0.95 or measured["colour"].abstained == 1.0
+    assert load_clip_tokenizer(str(path), load_clip(str(path))[0].config).vocab_size <= 1024
+
+
+def test_a_threshold_is_the_least_from_which_on_tags_are_right() -> None:
+    import numpy as np
+
+    share = np.linspace(0, 0.99, 100)
+    found = np.where(share > 0.6, 0, 1)
+    named = NamedMasks(np.zeros(100, int), found, share, np.ones(100, int))
+    group, own = choose_thresholds(named, ["a", "b"], 0.95)
+    assert 0.57 < group < 0.61 and own == {"b": pytest.approx(0.605)}
+    never = NamedMasks(np.zeros(50, int), np.ones(50, int), share[:50], np.ones(50, int))
+    assert choose_thresholds(never, ["a", "b"], 0.95)[0] > 0.49
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": "clip_small"}, "set either model"),
+        ({"model": {**MODEL, "vision_width": 15}}, "model: "),
+        ({"model": {**MODEL, "vision_widht": 16}}, "did you mean 'vision_width'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(scenes: Path, tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(scenes, tmp_path, **change)
+
+
+def test_labels_that_no_annotation_has(scenes: Path) -> None:
+    with pytest.raises(ValueError, match=r"has one of the fields sort; name others in labels"):
+        read_labelled_views([str(scenes)], {"thing": "sort"})
+
+
+def test_shipped_recipes_are_valid() -> None:
+    assert isinstance(load_train_recipe("train_clip"), ClipTrainRecipe)
+    assert isinstance(load_train_recipe("train_captioner"), CaptionerTrainRecipe)
