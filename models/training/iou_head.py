@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.training.augment import Example
-from models.training.clicks import noisy_boxes, random_points
+from models.training.clicks import mask_boxes, random_points
 from models.training.losses import mask_iou
 
 MASKS_PER_IMAGE = 48
-BOX_NOISE = 0.05
 EPOCHS = 24
 BATCH = 512
 LEARNING_RATE = 1e-3
@@ -97,7 +96,7 @@ def _ask(sam: Sam, example: Example, generator: torch.Generator) -> _Answers:
     try:
         for prompts in (
             Prompts(points=points, labels=labels),
-            Prompts(boxes=noisy_boxes(masks, frame, BOX_NOISE, generator)),
+            Prompts(boxes=mask_boxes(masks, frame)),
         ):
             sparse, dense = sam.prompt_encoder(prompts)
             decoded = sam.mask_decoder.attend(embedding, sam.prompt_encoder.dense_pe(), sparse, dense)

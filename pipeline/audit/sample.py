@@ -69,7 +69,7 @@ def choose(names: list[str], strata: np.ndarray, num_images: int, seed: int) -> 
     exact = sizes * total / len(names)
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]] += 1
-    drawn = {}
+    drawn: dict[str, str] = {}
     for kind, share in zip(kinds.tolist(), shares.tolist(), strict=True):
         own = [names[index] for index in np.flatnonzero(strata == kind)]
         own.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())

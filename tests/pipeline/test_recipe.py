@@ -9,8 +9,8 @@ MINIMAL = {"input": "photos", "output": "out"}
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_generation_recipe_that_ships_is_valid(name: str) -> None:
-    if name.startswith("train"):
-        pytest.skip("a training recipe has a schema of its own")
+    if name.startswith(("train", "loop")):
+        pytest.skip("a training or loop recipe has a schema of its own")
     assert load_recipe(name).output
 
 

@@ -40,8 +40,9 @@ def test_a_split_is_a_function_of_seed_and_content() -> None:
     rows = [{"phash": one, "content_sha256": None, "image_id": str(i)} for i, one in enumerate(hashes)]
     split = make_split(hashes, SHARES, seed=1)
     places = [split.of(row) for row in rows]
-    assert places == [make_split(hashes[::-1], SHARES, seed=1).of(row) for row in rows]
-    assert places != [make_split(hashes, SHARES, seed=2).of(row) for row in rows]
+    turned, other = make_split(hashes[::-1], SHARES, seed=1), make_split(hashes, SHARES, seed=2)
+    assert places == [turned.of(row) for row in rows]
+    assert places != [other.of(row) for row in rows]
     for name, share in zip(("train", "val", "test"), SHARES, strict=True):
         assert abs(places.count(name) / len(places) - share) < 0.03
     twin = f"{int(hashes[0], 16) ^ 0b1011:016x}"
