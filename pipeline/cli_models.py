@@ -62,7 +62,7 @@ def models_calibrate(
     fit = calibrate(checkpoint, data, Path(destination), limit, image_size)
     print(
         f"on held-out images, squared error of the predicted IoU {fit.error_before:.4f} → {fit.error_after:.4f}; IoU "
-        f"of the mask rated best {fit.chosen_before:.3f} → {fit.chosen_after:.3f} (the best of three has {fit.best:.3f})"
+        f"of the mask rated best {fit.chosen_before:.3f} → {fit.chosen_after:.3f} (the best of three: {fit.best:.3f})"
     )
     print(f"{checkpoint} → {destination}")
 
