@@ -37,8 +37,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
     command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", address]
-    # no cache of folders: tests put files beside the server's back
-    command += ["--auth-key", f"{S3_KEY},{S3_SECRET}", "--dir-cache-time", "0", "--vfs-cache-mode", "off", str(folder)]
+    # hardly a cache of folders: tests put files beside the server's back. With none at all, 0, rclone keeps a core busy
+    # for as long as it runs
+    command += [
+        "--auth-key",
+        f"{S3_KEY},{S3_SECRET}",
+        "--dir-cache-time",
+        "5ms",
+        "--vfs-cache-mode",
+        "off",
+        str(folder),
+    ]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={"PATH": "", "HOME": str(folder)})
     try:
         deadline = time.monotonic() + 30

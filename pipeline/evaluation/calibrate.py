@@ -5,17 +5,23 @@ from pathlib import Path
 
 import torch
 
+from models.evaluation.prompts import score_prompts
+from models.evaluation.rescale import LineTally, rescale_predicted_iou
+from models.sam.model import Sam
 from models.training.augment import AugmentSettings, Example
 from models.training.iou_head import IouFit, fit_iou_head
 from models.weights import load_sam, save_sam
-from pipeline.coco_labels import read_labels
+from pipeline.coco_labels import LabelledSet, read_labels, read_pixels
+from pipeline.evaluation.evaluate import all_segments
 from pipeline.progress import progress_bar
 from pipeline.training.data import ExampleSource
 from pipeline.training.sources import LabelledImages
+from stages.decode_pixels import DecodeSettings
 
 MIN_EXAMPLES = 400  # fewer images are seen up to four times, each time otherwise scaled and cut
 MAX_VIEWS = 4
 VIEWS = AugmentSettings(min_scale=0.8, max_scale=1.5)
+PROMPTS_PER_BATCH = 64
 
 
 def calibrate(
@@ -28,6 +34,8 @@ def calibrate(
 ) -> IouFit:
     """Writes the checkpoint with its IoU head fitted to a labelled set, and says what that gained; no mask changes.
 
+    The head is fitted at the resolution of the model's low-resolution masks; a line for each output then brings it to
+    the scale of the full one, where small masks score otherwise.
     With `image_size` the weights are those for another input size, their position tables interpolated.
     Raises ValueError for wrong labels, too few of them, or an unreadable checkpoint.
     """
@@ -36,6 +44,7 @@ def calibrate(
     num_examples = len(labels) * min(MAX_VIEWS, -(-MIN_EXAMPLES // len(labels)))
     source = ExampleSource([LabelledImages(list(labels))], sam.config, VIEWS, seed=0, images_per_step=1)
     fit = fit_iou_head(sam, _examples(source, num_examples, quiet))
+    _rescale(sam, labels, quiet)
     save_sam(destination, sam, sam.config, torch.float16, {"calibrated_on": str(labels.source.name)})
     return fit
 
@@ -45,3 +54,17 @@ def _examples(source: ExampleSource, count: int, quiet: bool) -> Iterator[Exampl
         for number in range(count):
             yield from source(number)
             update(number + 1, "")
+
+
+def _rescale(sam: Sam, labels: LabelledSet, quiet: bool) -> None:
+    """Outputs 1 and more are fitted to one point a mask, output 0 to one box a mask, which is what each is for."""
+    tallies = {slot: LineTally() for slot in range(sam.config.num_multimask_outputs + 1)}
+    with progress_bar("at full resolution", len(labels), "images", quiet) as update:
+        for done, image in enumerate(labels, start=1):
+            pixels = read_pixels(image, DecodeSettings())
+            by_point, by_box = score_prompts(sam, pixels, all_segments(image), PROMPTS_PER_BATCH)
+            for slot, tally in tallies.items():
+                scores, column = (by_box, 0) if slot == 0 else (by_point, slot - 1)
+                tally.add(scores.predicted_iou[:, column], scores.true_iou[:, column])
+            update(done, "")
+    rescale_predicted_iou(sam, {slot: tally.line() for slot, tally in tallies.items()})

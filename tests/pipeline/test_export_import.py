@@ -261,16 +261,21 @@ def test_on_the_command_line_and_in_a_bucket(tmp_path: Path, s3_server: Path) ->
     result = runner.invoke(app, ["import", str(s3_server / "exports" / "out"), "s3://exports/back", "--json"])
     assert json.loads(result.output)["masks"] == 3
     assert _masks("s3://exports/back")[40] == encode_masks(SHAPES[[3, 4, 5]])
-    for layout in ("coco", "webdataset", "huggingface"):
-        out, back = f"s3://exports/{layout}", f"s3://exports/{layout}-back"
-        for _ in range(2):  # the second time nothing is left to do
-            summary = export(open_dataset("s3://exports/dataset"), out, layout, pictures=True, quiet=True)
-            assert (summary.images, summary.masks) == (1, 6)
-        assert import_labels(out, back, None, "imported", quiet=True).failed == 0
-        (row,) = open_dataset(back).rows()
-        assert row["rles"] == encode_masks(SHAPES) and row["uri"].startswith("s3://exports/")
     corrected = import_labels("s3://exports/out", "s3://exports/dataset", None, "human", quiet=True)
     assert (corrected.round, corrected.corrected) == (1, 1)
     assert _masks("s3://exports/dataset")[40] == encode_masks(SHAPES[[3, 4, 5]])
     assert drop_images("s3://exports/dataset", ["one.png"], quiet=True).rows == 2
     assert list(open_dataset("s3://exports/dataset").rows()) == []
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "huggingface"])
+def test_from_a_bucket_to_a_bucket(tmp_path: Path, s3_server: Path, layout: Layout) -> None:
+    uri = _dataset(tmp_path, {"one.png": SHAPES})
+    (s3_server / layout).mkdir()
+    shutil.copytree(uri, s3_server / layout / "dataset")
+    out, back = f"s3://{layout}/out", f"s3://{layout}/back"
+    summary = export(open_dataset(f"s3://{layout}/dataset"), out, layout, pictures=True, quiet=True)
+    assert (summary.images, summary.masks) == (1, 6)
+    assert import_labels(out, back, None, "imported", quiet=True).failed == 0
+    (row,) = open_dataset(back).rows()
+    assert row["rles"] == encode_masks(SHAPES) and row["uri"].startswith(f"s3://{layout}/")
