@@ -90,7 +90,7 @@ def _round(folder: Folder) -> Round:
         return Round(folder, 0)
     newest = Round(folder, numbers[-1])
     record, index = newest.read_record(), read_index(folder)
-    unfinished = record is None or ("imported" in record and newest.number not in index["rounds"])
+    unfinished = newest.number not in index["rounds"] and (record is None or "imported" in record)
     return newest if unfinished else Round(folder, newest.number + 1)
 
 
