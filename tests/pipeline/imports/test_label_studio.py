@@ -88,6 +88,11 @@ def test_corrections_become_the_next_round(tmp_path: Path, make_dataset: MakeDat
     assert verify_dataset(uri).problems == []
     again = import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True)
     assert again.round == 2 and again.corrected == 1
+    index = Path(uri) / "_dataset.json"
+    index.write_text(json.dumps({"format": 1, "rounds": [0, 1], "published": [0, 1]}))  # as if killed in the third
+    assert import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True).round == 2
+    (Path(uri) / "round=002" / "_run.json").unlink()  # lost, but the round is listed
+    assert import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True).round == 3
 
 
 def test_what_cannot_be_used_leaves_the_dataset_as_it_was(
