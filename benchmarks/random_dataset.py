@@ -2,6 +2,7 @@
 
 import time
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -64,7 +65,10 @@ def _rows(images: range, counts: list[int], shapes: list[np.ndarray], rng: np.ra
     total = sum(counts)
     runs = []
     for index in rng.integers(0, len(shapes), total):
-        patch = shapes[index]
+        # stretched, so that no two masks share run lengths, which would compress better than real ones
+        height, width = shapes[index].shape
+        size = int(width * rng.uniform(0.7, 1.4)), int(height * rng.uniform(0.7, 1.4))
+        patch = cv2.resize(shapes[index], size, interpolation=cv2.INTER_NEAREST)
         x, y = int(rng.integers(0, WIDTH - patch.shape[1])), int(rng.integers(0, HEIGHT - patch.shape[0]))
         runs.append(counts_from_transitions(transitions(patch, x, y, HEIGHT), HEIGHT * WIDTH))
     lengths = np.array([len(one) for one in runs])
