@@ -1,11 +1,10 @@
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -15,82 +14,19 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from models.masks.rle import areas, bounding_boxes, decode_masks, encode_masks
+from models.masks.rle import decode_masks, encode_masks
 from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.drop import drop_images
 from pipeline.export.records import stem
 from pipeline.export.write import Layout, export
 from pipeline.imports.write import import_labels
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
 from pipeline.verify import verify_dataset
-from stages.record import SCHEMA
-
-
-def _dataset(folder: Path, images: dict[str, np.ndarray], **changes: Any) -> str:
-    """Pictures and a dataset of them: for each name its masks (N, H, W)."""
-    rows = []
-    for name, masks in images.items():
-        path = folder / "pictures" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        height, width = masks.shape[1:]
-        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
-        rles = encode_masks(masks)
-        tags = [{"name": "cat", "score": 0.4}, {"name": "tabby", "score": 0.6}]
-        rows.append(
-            {
-                "image_id": name,
-                "uri": str(path),
-                "width": width,
-                "height": height,
-                "status": "ok",
-                "tags": [],
-                "masks": [
-                    {
-                        "mask_id": f"{name}/0/{index}",
-                        "bbox": bbox,
-                        "area": int(area),
-                        "predicted_iou": 0.75,
-                        "stability_score": 0.5,
-                        "point": [1.5, 2.5],
-                        "crop_box": [0, 0, width, height],
-                        "keep": True,
-                        "iscrowd": False,
-                        "tags": tags if index == 0 else [],
-                    }
-                    for index, (bbox, area) in enumerate(
-                        zip(bounding_boxes(rles, height).tolist(), areas(rles), strict=True)
-                    )
-                ],
-                "rles": rles,
-                "raw_rles": [None] * len(rles),
-                "round": 0,
-                "decode": {"orientation": 1, "bit_depth": 8, "bands": [0, 1, 2]},
-                **changes,
-            }
-        )
-    uri = str(folder / "dataset")
-    half = (len(rows) + 1) // 2
-    for part, some in enumerate((rows[:half], rows[half:])):
-        if some:
-            Round(Folder(uri), 0).write_part(part, pa.Table.from_pylist(some, schema=SCHEMA))
-    publish(Folder(uri), 0)
-    return uri
 
 
 def _masks(uri: str) -> dict[int, list[bytes]]:
     """The run lengths of each image, by the number of its pixels' rows (image names change on the way)."""
     return {row["height"]: row["rles"] for row in open_dataset(uri).rows()}
-
-
-SHAPES = np.zeros((6, 40, 50), np.uint8)
-SHAPES[1] = 1  # full
-SHAPES[2, 7, 9] = 1  # one pixel
-SHAPES[3, 5:30, 5:30] = 1
-SHAPES[3, 10:20, 10:20] = 0  # a hole
-SHAPES[4, 0, :] = SHAPES[4, :, 49] = 1  # along the borders, one pixel wide
-SHAPES[5, ::2, ::2] = 1
 
 
 LARGE = np.zeros((2, 1400, 1700), np.uint8)
@@ -107,26 +43,30 @@ LARGE[1, 5:1300, :] = 1
 @example(masks=LARGE)
 @pytest.mark.parametrize("layout", ["coco", "sa1b", "webdataset", "huggingface"])
 def test_masks_come_back_bit_for_bit(
-    layout: Layout, masks: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    layout: Layout,
+    masks: np.ndarray,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_dataset: Callable[..., str],
+    shapes: np.ndarray,
 ) -> None:
     folder = tmp_path_factory.mktemp("trip")
-    uri = _dataset(folder, {"a/b c.png": masks, "wide.png": SHAPES})
+    uri = make_dataset(folder, {"a/b c.png": masks, "wide.png": shapes})
     export(open_dataset(uri), str(folder / "out"), layout, pictures=True, quiet=True)
     back = import_labels(str(folder / "out"), str(folder / "back"), None, "imported", quiet=True)
     assert (back.images, back.failed) == (2, 0)
     returned = {row["image_id"]: row["rles"] for row in open_dataset(str(folder / "back")).rows()}
-    assert returned == {"a/b c.png": encode_masks(masks), "wide.png": encode_masks(SHAPES)}
+    assert returned == {"a/b c.png": encode_masks(masks), "wide.png": encode_masks(shapes)}
     assert verify_dataset(str(folder / "back")).problems == []
 
 
-def test_coco_tools_read_the_export(tmp_path: Path) -> None:
-    uri = _dataset(tmp_path, {"one.png": SHAPES[2:], "two.png": SHAPES[3:5, :30]})
+def test_coco_tools_read_the_export(tmp_path: Path, make_dataset: Callable[..., str], shapes: np.ndarray) -> None:
+    uri = make_dataset(tmp_path, {"one.png": shapes[2:], "two.png": shapes[3:5, :30]})
     summary = export(open_dataset(uri), str(tmp_path / "out"), "coco", pictures=True, quiet=True)
     assert (summary.images, summary.masks, summary.missing) == (2, 6, 0)
     coco = COCO(tmp_path / "out" / "annotations.json")
     assert {one["name"] for one in coco.loadCats(coco.getCatIds())} == {"segment", "tabby"}
     for image in coco.loadImgs(coco.getImgIds()):
-        expected = SHAPES[2:] if image["height"] == 40 else SHAPES[3:5, :30]
+        expected = shapes[2:] if image["height"] == 40 else shapes[3:5, :30]
         found = coco.loadAnns(coco.getAnnIds(image["id"]))
         assert np.array_equal([coco.annToMask(one) for one in found], expected)
         assert [coco.cats[one["category_id"]]["name"] for one in found[:2]] == ["tabby", "segment"]
@@ -134,15 +74,17 @@ def test_coco_tools_read_the_export(tmp_path: Path) -> None:
             assert picture.size == (image["width"], image["height"])
 
 
-def test_sa1b_records_and_webdataset_shards(tmp_path: Path) -> None:
-    uri = _dataset(tmp_path, {"one.png": SHAPES[2:], "two.png": SHAPES[3:5, :30], "three.png": SHAPES[3:4, :20]})
+def test_sa1b_records_and_webdataset_shards(
+    tmp_path: Path, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {"one.png": shapes[2:], "two.png": shapes[3:5, :30], "three.png": shapes[3:4, :20]})
     export(open_dataset(uri), str(tmp_path / "sa1b"), "sa1b", pictures=True, quiet=True)
     record = json.loads((tmp_path / "sa1b" / f"{stem('one.png')}.json").read_text())
     assert set(record["image"]) >= {"image_id", "width", "height", "file_name"}
     first = record["annotations"][0]
     assert first["bbox"] == [9, 7, 1, 1] and first["area"] == 1 and first["point_coords"] == [[1.5, 2.5]]
     assert first["predicted_iou"] == 0.75 and first["crop_box"] == [0, 0, 50, 40]
-    assert np.array_equal(coco_mask.decode(first["segmentation"]), SHAPES[2])
+    assert np.array_equal(coco_mask.decode(first["segmentation"]), shapes[2])
     assert (tmp_path / "sa1b" / record["image"]["file_name"]).is_file()
 
     export(open_dataset(uri), str(tmp_path / "shards"), "webdataset", pictures=True, quiet=True)
@@ -160,8 +102,10 @@ def test_sa1b_records_and_webdataset_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["coco", "sa1b", "webdataset"])
-def test_an_export_goes_on_and_a_missing_picture_is_named(tmp_path: Path, layout: Layout) -> None:
-    uri = _dataset(tmp_path, {"one.png": SHAPES, "two.png": SHAPES, "three.png": SHAPES})
+def test_an_export_goes_on_and_a_missing_picture_is_named(
+    tmp_path: Path, layout: Layout, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {"one.png": shapes, "two.png": shapes, "three.png": shapes})
     (tmp_path / "pictures" / "two.png").unlink()
     out = tmp_path / "out"
     for _ in range(2):
@@ -173,8 +117,10 @@ def test_an_export_goes_on_and_a_missing_picture_is_named(tmp_path: Path, layout
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
 
 
-def test_a_picture_that_others_would_read_otherwise_is_written_upright(tmp_path: Path) -> None:
-    uri = _dataset(tmp_path, {"turned.jpg": SHAPES}, decode={"orientation": 6, "bit_depth": 8, "bands": [0, 1, 2]})
+def test_a_picture_that_others_would_read_otherwise_is_written_upright(
+    tmp_path: Path, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {"turned.jpg": shapes}, decode={"orientation": 6, "bit_depth": 8, "bands": [0, 1, 2]})
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((50, 40, 3), np.uint8)  # turned by EXIF into 40 rows of 50
@@ -232,14 +178,16 @@ def test_import_of_polygons_crowds_and_broken_images(tmp_path: Path) -> None:
     assert verify_dataset(str(tmp_path / "out")).problems == []
 
 
-def test_wrong_labels_and_outputs_are_one_line(tmp_path: Path) -> None:
+def test_wrong_labels_and_outputs_are_one_line(
+    tmp_path: Path, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no JSON"):
         import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
     (tmp_path / "empty" / "x.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"x\.json: not one of SA-1B's files"):
         import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
-    uri = _dataset(tmp_path, {"one.png": SHAPES})
+    uri = make_dataset(tmp_path, {"one.png": shapes})
     runner = CliRunner()
     wrong = runner.invoke(app, ["export", uri, str(tmp_path / "o"), "--layout", "xml"])
     assert isinstance(wrong.exception, ValueError) and "none of sa1b, coco, webdataset, " in str(wrong.exception)
@@ -247,8 +195,10 @@ def test_wrong_labels_and_outputs_are_one_line(tmp_path: Path) -> None:
     assert isinstance(wrong.exception, ValueError) and "none of human, imported" in str(wrong.exception)
 
 
-def test_on_the_command_line_and_in_a_bucket(tmp_path: Path, s3_server: Path) -> None:
-    uri = _dataset(tmp_path, {"one.png": SHAPES})
+def test_on_the_command_line_and_in_a_bucket(
+    tmp_path: Path, s3_server: Path, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {"one.png": shapes})
     (s3_server / "exports").mkdir()
     shutil.copytree(uri, s3_server / "exports" / "dataset")
     runner = CliRunner()
@@ -260,17 +210,19 @@ def test_on_the_command_line_and_in_a_bucket(tmp_path: Path, s3_server: Path) ->
     assert len(content["annotations"]) == 3
     result = runner.invoke(app, ["import", str(s3_server / "exports" / "out"), "s3://exports/back", "--json"])
     assert json.loads(result.output)["masks"] == 3
-    assert _masks("s3://exports/back")[40] == encode_masks(SHAPES[[3, 4, 5]])
+    assert _masks("s3://exports/back")[40] == encode_masks(shapes[[3, 4, 5]])
     corrected = import_labels("s3://exports/out", "s3://exports/dataset", None, "human", quiet=True)
     assert (corrected.round, corrected.corrected) == (1, 1)
-    assert _masks("s3://exports/dataset")[40] == encode_masks(SHAPES[[3, 4, 5]])
+    assert _masks("s3://exports/dataset")[40] == encode_masks(shapes[[3, 4, 5]])
     assert drop_images("s3://exports/dataset", ["one.png"], quiet=True).rows == 2
     assert list(open_dataset("s3://exports/dataset").rows()) == []
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "huggingface"])
-def test_from_a_bucket_to_a_bucket(tmp_path: Path, s3_server: Path, layout: Layout) -> None:
-    uri = _dataset(tmp_path, {"one.png": SHAPES})
+def test_from_a_bucket_to_a_bucket(
+    tmp_path: Path, s3_server: Path, layout: Layout, make_dataset: Callable[..., str], shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {"one.png": shapes})
     (s3_server / layout).mkdir()
     shutil.copytree(uri, s3_server / layout / "dataset")
     out, back = f"s3://{layout}/out", f"s3://{layout}/back"
@@ -278,4 +230,4 @@ def test_from_a_bucket_to_a_bucket(tmp_path: Path, s3_server: Path, layout: Layo
     assert (summary.images, summary.masks) == (1, 6)
     assert import_labels(out, back, None, "imported", quiet=True).failed == 0
     (row,) = open_dataset(back).rows()
-    assert row["rles"] == encode_masks(SHAPES) and row["uri"].startswith(f"s3://{layout}/")
+    assert row["rles"] == encode_masks(shapes) and row["uri"].startswith(f"s3://{layout}/")
