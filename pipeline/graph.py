@@ -44,22 +44,7 @@ def build_graph(
         .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS - 2 * TAG_CPUS, **batches)
         .map_batches(
             GenerateMasks,
-            fn_constructor_kwargs={
-                "checkpoint": recipe.model.checkpoint,
-                "image_size": recipe.model.image_size,
-                "settings": recipe.generate,
-                "min_predicted_iou": recipe.min_predicted_iou,
-                "min_stability": recipe.min_stability,
-                "points_per_batch": resources.points_per_batch,
-                "crops_per_batch": resources.crops_per_batch,
-                "device": resources.device,
-                "num_threads": resources.threads_per_actor,
-                "compiled": recipe.resources.compile,
-                "round_number": round_number,
-                "attempts": attempts,
-                "image_timeout": recipe.run.image_timeout,
-                "keep_pixels": recipe.tag is not None,
-            },
+            fn_constructor_kwargs=_generator(recipe, resources, round_number, attempts),
             compute=ActorPoolStrategy(size=min(resources.sam_actors, len(blocks))),
             batch_size=resources.images_per_batch,
             num_cpus=resources.cpus_per_actor,
@@ -74,43 +59,63 @@ def build_graph(
             **batches,
         )
     )
-    if recipe.tag is not None:
-        dataset = dataset.map_batches(
-            TagMasks,
-            fn_constructor_kwargs={
-                "settings": recipe.tag,
-                "vocabulary": vocabulary_of(recipe),
-                "views_per_batch": resources.views_per_batch,
-                "device": resources.device,
-                "num_threads": resources.threads_per_actor,
-                "keep_features": recipe.tag.store_embeddings or recipe.caption is not None,
-            },
-            compute=ActorPoolStrategy(size=min(resources.tag_actors, len(blocks))),
-            batch_size=resources.tag_images,
-            num_cpus=TAG_CPUS,
-            num_gpus=resources.tag_gpus,
-            **batches,
-        )
-    if recipe.tag is not None and recipe.caption is not None:
-        dataset = dataset.map_batches(
-            CaptionMasks,
-            fn_constructor_kwargs={
-                "settings": recipe.caption,
-                "tag": recipe.tag,
-                "vocabulary": vocabulary_of(recipe),
-                "device": resources.device,
-                "num_threads": resources.threads_per_actor,
-                "keep_features": recipe.tag.store_embeddings,
-            },
-            compute=ActorPoolStrategy(size=min(resources.tag_actors, len(blocks))),
-            batch_size=resources.tag_images,
-            num_cpus=TAG_CPUS,
-            num_gpus=resources.caption_gpus,
-            **batches,
-        )
+    dataset = _named(dataset, recipe, resources, len(blocks), batches)
     window = Window([block.num_rows for block in blocks], max_in_flight(chunks, resources.sam_actors))
     window.bind(dataset)
     return dataset, window
+
+
+def _generator(recipe: Recipe, resources: Resources, round_number: int, attempts: Attempts) -> dict[str, Any]:
+    return {
+        "checkpoint": recipe.model.checkpoint,
+        "image_size": recipe.model.image_size,
+        "settings": recipe.generate,
+        "min_predicted_iou": recipe.min_predicted_iou,
+        "min_stability": recipe.min_stability,
+        "points_per_batch": resources.points_per_batch,
+        "crops_per_batch": resources.crops_per_batch,
+        "device": resources.device,
+        "num_threads": resources.threads_per_actor,
+        "compiled": recipe.resources.compile,
+        "round_number": round_number,
+        "attempts": attempts,
+        "image_timeout": recipe.run.image_timeout,
+        "keep_pixels": recipe.tag is not None,
+    }
+
+
+def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, batches: dict[str, Any]) -> Any:
+    """The graph's last stages, tags and captions, where the recipe asks for them."""
+    from ray.data import ActorPoolStrategy
+
+    if recipe.tag is None:
+        return dataset
+    shared: dict[str, Any] = {
+        "vocabulary": vocabulary_of(recipe),
+        "device": resources.device,
+        "num_threads": resources.threads_per_actor,
+    }
+    pool: dict[str, Any] = {"batch_size": resources.tag_images, "num_cpus": TAG_CPUS, **batches}
+    size = min(resources.tag_actors, num_blocks)
+    features = recipe.tag.store_embeddings or recipe.caption is not None
+    tag = {"settings": recipe.tag, "views_per_batch": resources.views_per_batch, "keep_features": features}
+    dataset = dataset.map_batches(
+        TagMasks,
+        fn_constructor_kwargs=shared | tag,
+        compute=ActorPoolStrategy(size=size),
+        num_gpus=resources.tag_gpus,
+        **pool,
+    )
+    if recipe.caption is None:
+        return dataset
+    caption = {"settings": recipe.caption, "tag": recipe.tag, "keep_features": recipe.tag.store_embeddings}
+    return dataset.map_batches(
+        CaptionMasks,
+        fn_constructor_kwargs=shared | caption,
+        compute=ActorPoolStrategy(size=size),
+        num_gpus=resources.caption_gpus,
+        **pool,
+    )
 
 
 def _stored(recipe: Recipe) -> StoredScores:

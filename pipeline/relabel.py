@@ -1,16 +1,14 @@
 """Name what a round holds again where that has changed: no SAM, and where features are stored, no picture."""
 
-from typing import Any
-
+import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import RunError
 from pipeline.fingerprint import Fingerprint
 from pipeline.labelling import vocabulary_of
 from pipeline.pictures import decode, read_bytes
-from pipeline.progress import progress_bar
 from pipeline.recipe import Recipe
 from pipeline.resources import Resources
+from pipeline.rewrite_parts import rewrite_parts
 from pipeline.rounds import Round
 from pipeline.storage import Folder
 from stages.caption_masks import CaptionMasks
@@ -81,7 +79,7 @@ class RelabelParts:
         self.target.write_part(part, conform(set_columns(rows, columns)))
         return int(rows.num_rows)
 
-    def _encode(self, rows: pa.Table, index: int, kept: Any) -> tuple[Features, Features]:
+    def _encode(self, rows: pa.Table, index: int, kept: np.ndarray) -> tuple[Features, Features]:
         row = {name: rows[name][index].as_py() for name in ("uri", "content_sha256", "decode", "height", "width")}
         return self.tagger.encoder.encode([Regions(decode(row, read_bytes(row)), *regions_of(rows, index, kept))])[0]
 
@@ -95,38 +93,29 @@ def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: R
     stale = [part for part in target.parts() if _label_links(target, part) not in (wanted, None)]
     if not stale:
         return 0
-    import ray.data
     from ray.data import ActorPoolStrategy
-    from ray.exceptions import RayError
 
-    images = 0
-    with progress_bar("tagging", len(stale), "parts", quiet) as update:
-        work: Any = ray.data.from_items([{"id": part} for part in stale], override_num_blocks=len(stale))
-        work = work.map_batches(
-            RelabelParts,
-            fn_constructor_kwargs={
-                "uri": target.folder.uri,
-                "round_number": target.number,
-                "settings": recipe.tag,
-                "vocabulary": vocabulary_of(recipe),
-                "caption": recipe.caption,
-                "links": mark.links,
-                "views_per_batch": resources.views_per_batch,
-                "device": resources.device,
-            },
-            compute=ActorPoolStrategy(size=min(len(stale), resources.sam_actors)),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=resources.cpus_per_actor,
-            num_gpus=resources.tag_gpus,
-        )
-        try:
-            for done, batch in enumerate(work.iter_batches(batch_size=1, batch_format="pyarrow"), 1):
-                images += batch["images"][0].as_py()
-                update(done, f"{images:,} images")
-        except RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"tagging failed: {reason}; run the same command to go on") from error
+    settings = {
+        "uri": target.folder.uri,
+        "round_number": target.number,
+        "settings": recipe.tag,
+        "vocabulary": vocabulary_of(recipe),
+        "caption": recipe.caption,
+        "links": mark.links,
+        "views_per_batch": resources.views_per_batch,
+        "device": resources.device,
+    }
+    answers = rewrite_parts(
+        stale,
+        RelabelParts,
+        "tagging",
+        quiet,
+        fn_constructor_kwargs=settings,
+        compute=ActorPoolStrategy(size=min(len(stale), resources.sam_actors)),
+        num_cpus=resources.cpus_per_actor,
+        num_gpus=resources.tag_gpus,
+    )
+    images = sum(answer["images"][0].as_py() for answer in answers)
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     plain = recipe.model_dump(mode="json")

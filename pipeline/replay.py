@@ -1,13 +1,11 @@
 """Replay filters on stored candidates: new thresholds, no model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import RunError
-from pipeline.progress import progress_bar
+from pipeline.rewrite_parts import rewrite_parts
 from pipeline.rounds import Round
 from pipeline.storage import Folder
 from stages.filter_masks import FilterMasks
@@ -59,26 +57,11 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
     stale = [part for part in target.parts() if _filter_link(target, part) != links["filter"]]
     if not stale:
         return Replayed()
-    import ray.data
-    from ray.exceptions import RayError
-
     images = cut_short = 0
-    with progress_bar("filtering", len(stale), "parts", quiet) as update:
-        replayed: Any = ray.data.from_items([{"id": part} for part in stale], override_num_blocks=len(stale))
-        replayed = replayed.map_batches(
-            ReplayPart(target.folder.uri, target.number, settings, links),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-        )
-        try:
-            for done, batch in enumerate(replayed.iter_batches(batch_size=1, batch_format="pyarrow"), 1):
-                images += batch["images"][0].as_py()
-                cut_short += batch["cut_short"][0].as_py()
-                update(done, f"{images:,} images")
-        except RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"the replay of filters failed: {reason}; run the same command to go on") from error
+    work = ReplayPart(target.folder.uri, target.number, settings, links)
+    for answer in rewrite_parts(stale, work, "filtering", quiet, num_cpus=1):
+        images += answer["images"][0].as_py()
+        cut_short += answer["cut_short"][0].as_py()
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     record["fingerprints"] = links

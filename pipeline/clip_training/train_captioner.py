@@ -13,11 +13,11 @@ from models.training.clip_trainer import clip_parameter_groups
 from models.training.optim import learning_rate, set_learning_rate
 from models.weights import load_clip, load_clip_tokenizer, save_captioner
 from pipeline.clip_training.recipe import CaptionerTrainRecipe
-from pipeline.clip_training.train_clip import ClipTrainSummary
 from pipeline.clip_training.views import CAPTION, SCENE, LabelledPicture, read_labelled_views
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.training.files import WEIGHTS
+from pipeline.training.train import TrainSummary
 from stages.embed_masks import MaskEncoder, Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import views_for
@@ -25,7 +25,7 @@ from stages.tagger import views_for
 LENGTH_WINDOW = 8  # batches of texts of similar length that a step draws from
 
 
-def train_captioner(recipe: CaptionerTrainRecipe, quiet: bool = False) -> ClipTrainSummary:
+def train_captioner(recipe: CaptionerTrainRecipe, quiet: bool = False) -> TrainSummary:
     """Trains and writes OUTPUT/model.safetensors. Raises ValueError for wrong data or a wrong checkpoint, and
     TrainingError when a step's loss is no number."""
     started = time.time()
@@ -47,7 +47,7 @@ def train_captioner(recipe: CaptionerTrainRecipe, quiet: bool = False) -> ClipTr
     loss = _fit(recipe, captioner, features, texts, tokenizer, quiet)
     path = Path(recipe.output).expanduser() / WEIGHTS
     save_captioner(path, captioner, torch.float16, {"clip_sha256": clip_sha256, "steps": str(recipe.num_steps)})
-    return ClipTrainSummary(
+    return TrainSummary(
         output=recipe.output,
         weights=str(path),
         num_steps_done=recipe.num_steps,

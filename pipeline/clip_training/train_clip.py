@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,28 +18,12 @@ from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.training.files import WEIGHTS, MetricsLog, claim, read_checkpoint_state, save_checkpoint
+from pipeline.training.train import TrainSummary
 from pipeline.vocabularies import read_vocabulary
 from stages.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class ClipTrainSummary:
-    """`weights` is the exported file, `last` the metrics of the last step; `num_steps_done` counts earlier sittings."""
-
-    output: str
-    weights: str
-    num_steps_done: int
-    num_steps: int
-    num_images: int
-    num_masks: int
-    seconds: float
-    last: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> ClipTrainSummary:
+def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
     """Trains, or goes on where the last checkpoint in `recipe.output` was written.
 
     Raises ValueError for wrong data, a wrong checkpoint or an output of another recipe, and TrainingError when a step's
@@ -86,7 +68,7 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> ClipTrainSummary
         raise TrainingError(f"{error}; what was saved last stays in {folder}") from error
     finally:
         log.close()
-    return ClipTrainSummary(
+    return TrainSummary(
         output=str(folder),
         weights=str(folder / WEIGHTS),
         num_steps_done=max(first, end),
