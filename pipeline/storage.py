@@ -152,24 +152,29 @@ def split_file(path: str) -> tuple[Folder, str]:
     return Folder(parent or ("/" if mark else ".")), name
 
 
-def _create(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "xb") as file:
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            target.unlink()
-            raise
-
-
 def _replace(target: Path, data: bytes) -> None:
     with _replacing(target) as file:
         file.write(data)
 
 
+def _create(target: Path, data: bytes) -> None:
+    with _replacing(target, _take_name) as file:
+        file.write(data)
+
+
+def _take_name(temporary: str, target: Path) -> None:
+    """Raises FileExistsError if the name is taken."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: for a moment readers meet an empty file
+        with open(target, "xb"):
+            os.replace(temporary, target)
+
+
 @contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def _replacing(target: Path, put: Callable[[str, Path], None] = os.replace) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
@@ -177,11 +182,10 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        put(temporary, target)
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -189,7 +193,10 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         os.close(directory)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _read_umask()  # once, as two threads that read it at a time would leave it changed

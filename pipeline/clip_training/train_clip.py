@@ -34,11 +34,13 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
     folder = Path(recipe.output).expanduser()
     pictures = read_labelled_views(recipe.data, recipe.labels)
     vocabulary = read_vocabulary(recipe.vocabulary)
-    clip, tokenizer, merges = _starting_clip(recipe, pictures, vocabulary)
-    claim(folder, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = ClipTrainer(clip.to(device), recipe.training)
     state = read_checkpoint_state(folder, device)
+    # the images may have new texts since, but what is half trained keeps its tokens
+    learned = None if state is None else state.pop("merges", None)
+    clip, tokenizer, merges = _starting_clip(recipe, pictures, vocabulary, learned)
+    claim(folder, recipe)
+    trainer = ClipTrainer(clip.to(device), recipe.training)
     if state is not None:
         trainer.load_state_dict(state)
     batches = ClipBatches(
@@ -61,7 +63,7 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
                 log.write(row)
                 update(step + 1, f"loss {row['loss']:.3f}")
                 if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == end:
-                    save_checkpoint(folder, trainer.state_dict())
+                    save_checkpoint(folder, {**trainer.state_dict(), "merges": merges})
                     notes = {"steps": str(step + 1), VIEWS_NOTE: recipe.views.model_dump_json()}
                     save_clip(folder / WEIGHTS, trainer.weights(), clip.config, torch.float16, merges, notes)
     except NonFiniteClipLossError as error:
@@ -81,21 +83,25 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
 
 
 def _starting_clip(
-    recipe: ClipTrainRecipe, pictures: Sequence[LabelledPicture], vocabulary: Vocabulary
+    recipe: ClipTrainRecipe, pictures: Sequence[LabelledPicture], vocabulary: Vocabulary, learned: str | None
 ) -> tuple[Clip, ClipTokenizer, str | None]:
-    """The model that the recipe begins with, its tokenizer, and the tokenizer's merges where they are our own."""
+    """The model that the recipe begins with, its tokenizer, and the tokenizer's merges where they are our own: those
+    `learned` when the training began, if it goes on."""
     if recipe.start is not None:
         clip, _ = load_clip(recipe.start)
         return clip.requires_grad_(True), load_clip_tokenizer(recipe.start, clip.config), None
-    views = [view for picture in pictures for view in (picture.whole, *picture.masks) if view is not None]
-    texts = [text for view in views for text in view.texts.values()]
-    texts += [
-        template.replace("{}", word) for group in vocabulary.groups for template in group.templates
-        for word in (*(one.name for one in group.words), *group.nothing)
-    ]  # fmt: skip
-    merges = learn_merges(texts, recipe.max_tokens)
+    merges = learned or learn_merges(_texts(pictures, vocabulary), recipe.max_tokens)
     probe = ClipTokenizer.from_merges(merges)
     sizes = recipe.sizes(probe.vocab_size)
     assert sizes is not None
     torch.manual_seed(recipe.training.seed)
     return build_clip(sizes), ClipTokenizer.from_merges(merges, sizes.context_length), merges
+
+
+def _texts(pictures: Sequence[LabelledPicture], vocabulary: Vocabulary) -> list[str]:
+    views = [view for picture in pictures for view in (picture.whole, *picture.masks) if view is not None]
+    texts = [text for view in views for text in view.texts.values()]
+    for group in vocabulary.groups:
+        words = [*(one.name for one in group.words), *group.nothing]
+        texts += [template.replace("{}", word) for template in group.templates for word in words]
+    return texts

@@ -85,3 +85,12 @@ def test_learned_tokens_are_those_of_the_texts() -> None:
     assert tokenizer.decode(tokenizer.encode(["мяч striped"])[0]) == "мяч striped"
     with pytest.raises(ValueError, match="max_tokens: 514 leaves no room"):
         learn_merges(["a"], 514)
+
+
+def test_tokens_do_not_depend_on_the_order_of_the_texts() -> None:
+    random = np.random.default_rng(0)
+    letters = list("abcdefgh")  # many pairs as frequent as each other
+    texts = [" ".join("".join(random.choice(letters, 5)) for _ in range(4)) for _ in range(40)]
+    first = learn_merges(texts, 700)
+    assert len(first.splitlines()) > 50
+    assert all(learn_merges(random.permutation(texts), 700) == first for _ in range(5))
