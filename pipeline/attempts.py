@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.ray_runtime import driver_actor
 from stages.attempts import AttemptCounts
 
 
@@ -11,13 +12,7 @@ class RayAttempts:
     `close` ends."""
 
     def __init__(self) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # on the driver's node, so that it lives as long as the run does
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(AttemptCounts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-        self._counts: Any = actor.remote()
+        self._counts = driver_actor(AttemptCounts)
 
     def counts(self, image_ids: Sequence[str]) -> list[int]:
         return self._ask("counts", image_ids)

@@ -12,6 +12,7 @@ from pipeline.cli_dataset import (
     audit_command,
     drop_command,
     export_command,
+    find_command,
     import_command,
     query_command,
     report_command,
@@ -84,6 +85,8 @@ def _print_run(summary: Any) -> None:
         f" → {summary.output}/round={summary.round:03d}",
         markup=False,
     )
+    if tally.skipped:
+        console.print(f"{tally.skipped:,} images skipped as near-duplicates")
     if tally.failed:
         console.print(f"{tally.failed:,} images failed:")
         for reason, count in tally.failures.most_common():
@@ -276,6 +279,7 @@ def evaluate_command(
 
 
 app.command("query")(query_command)
+app.command("find")(find_command)
 app.command("export")(export_command)
 app.command("import")(import_command)
 app.command("audit")(audit_command)

@@ -20,6 +20,7 @@ class Tally:
 
     images: int = 0
     failed: int = 0
+    skipped: int = 0
     masks: int = 0
     candidates: int = 0
     drop_reasons: Counter[str] = field(default_factory=Counter)
@@ -33,6 +34,7 @@ class Tally:
         self.images += rows.num_rows
         errors = rows.filter(pc.equal(rows["status"], "failed"))["error"].to_pylist()
         self.failed += len(errors)
+        self.skipped += pc.sum(pc.equal(rows["status"], "skipped")).as_py() or 0
         self.failures.update(_reason(error) for error in errors)
         reasons = pc.struct_field(pa.chunked_array(rows["masks"].chunks).combine_chunks().flatten(), "drop_reason")
         self.candidates += len(reasons)

@@ -33,6 +33,7 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
                 # a threshold below the store floor decides which candidates exist at all
                 "min_predicted_iou": recipe.min_predicted_iou,
                 "min_stability_score": recipe.min_stability,
+                **({} if recipe.dedup is None else {"dedup": recipe.dedup}),
             }
         ),
         "filter": _flat({"filter": recipe.filter.model_dump(mode="json")}),

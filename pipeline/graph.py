@@ -14,6 +14,7 @@ from stages.caption_masks import CaptionMasks
 from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
+from stages.near_duplicates import NearDuplicates
 from stages.tag_masks import TagMasks
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ TAG_CPUS = 0.01  # and as much for captions
 
 
 def build_graph(
-    recipe: Recipe, resources: Resources, chunks: list[Chunk], round_number: int, attempts: Attempts
+    recipe: Recipe,
+    resources: Resources,
+    chunks: list[Chunk],
+    round_number: int,
+    attempts: Attempts,
+    duplicates: NearDuplicates | None,
 ) -> tuple[Any, "Window"]:
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order; and the
     window that must be told how many of them are committed."""
@@ -37,7 +43,9 @@ def build_graph(
     from pipeline.in_flight import Window, max_in_flight
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-    decode = DecodeImages(recipe.decode, attempts, recipe.run.decode_timeout)
+    decode = DecodeImages(
+        recipe.decode, attempts, recipe.run.decode_timeout, duplicates, skip_duplicates=recipe.dedup == "skip"
+    )
     blocks = list(_blocks(chunks, resources))
     dataset = (
         ray.data.from_blocks(blocks)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -84,6 +85,17 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
     finally:
         if started:
             ray.shutdown()
+
+
+def driver_actor(kind: type, *arguments: Any) -> Any:
+    """An actor for what workers share: on the driver's node, so that it lives as long as the run does, and needing no
+    CPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(kind).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    return actor.remote(*arguments)
 
 
 def _check_reachable(address: str) -> None:

@@ -60,8 +60,9 @@ class ResourceSettings(BaseModel):
 
 class Recipe(BaseModel):
     """A whole run: `input` (a folder, glob, file, archive or manifest, or a list of them), `output` (the dataset), and
-    how. `include` and `exclude` are globs over image ids. Without `tag` nothing is named, without
-    `caption` nothing described."""
+    how. `include` and `exclude` are globs over image ids. `dedup` finds images that nearly repeat an earlier one of
+    the round, by perceptual hash and before any GPU is spent: `mark` says so in `duplicate_of`, `skip` makes no masks
+    for them besides. Without `tag` nothing is named, without `caption` nothing described."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,6 +73,7 @@ class Recipe(BaseModel):
     preset: PresetName = "default"
     model: ModelSettings = ModelSettings()
     decode: DecodeSettings = DecodeSettings()
+    dedup: Literal["mark", "skip"] | None = None
     generate: GenerateSettings = GenerateSettings()
     filter: FilterSettings = FilterSettings()
     tag: TagSettings | None = None

@@ -22,6 +22,7 @@ from pipeline.graph import build_graph
 from pipeline.lease import Lease
 from pipeline.left_alone import without_dropped, without_labelled
 from pipeline.listing import list_images
+from pipeline.near_duplicates import RayNearDuplicates, committed_originals
 from pipeline.progress import progress_bar
 from pipeline.ray_runtime import connected_ray
 from pipeline.recipe import Recipe
@@ -147,10 +148,14 @@ def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committ
         try:
             attempts = RayAttempts()
             stack.callback(attempts.close)
+            duplicates = None
+            if recipe.dedup is not None:
+                duplicates = RayNearDuplicates(committed_originals(committer.target, plan.redo["image_id"]))
+                stack.callback(duplicates.close)
             for chunks in plan.in_groups(resources.sam_actors):
                 committer.expect(chunks)
                 before = committer.tally.images
-                graph, window = build_graph(recipe, resources, chunks, committer.target.number, attempts)
+                graph, window = build_graph(recipe, resources, chunks, committer.target.number, attempts, duplicates)
                 for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                     committer.add(rows)
                     window.committed = committer.tally.images - before

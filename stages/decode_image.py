@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from stages.attempts import Attempts, time_limit
 from stages.decode_pixels import DecodeSettings, decode_image
+from stages.near_duplicates import NearDuplicates
 from stages.read_source import read_source, source_etag
 from stages.record import SCHEMA, set_columns
 
@@ -28,18 +29,39 @@ class DecodeImages:
     """Stage: rows of a listing gain the image's columns and `pixels` (raw RGB bytes).
 
     Reading and decoding together have `timeout` seconds an image, then the worker's process ends, as nothing else ends
-    a hang in native code; an image at which MAX_ATTEMPTS workers ended, by that or by a crash, has failed.
+    a hang in native code; an image at which MAX_ATTEMPTS workers ended, by that or by a crash, has failed. With
+    `duplicates` an image that nearly repeats another says so in `duplicate_of`, and with `skip_duplicates` it goes no
+    further (`status` is `skipped`).
     """
 
-    def __init__(self, settings: DecodeSettings, attempts: Attempts, timeout: float | None) -> None:
+    def __init__(
+        self,
+        settings: DecodeSettings,
+        attempts: Attempts,
+        timeout: float | None,
+        duplicates: NearDuplicates | None = None,
+        skip_duplicates: bool = False,
+    ) -> None:
         self.settings = settings
         self.attempts = attempts
         self.timeout = timeout
+        self.duplicates = duplicates
+        self.skip_duplicates = skip_duplicates
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         sources = batch.select(["image_id", "uri", "source_etag", "offset", "size"])
         rows = [self._row(source) for source in sources.to_pylist()]
-        names = ("source_etag", "content_sha256", "phash", "width", "height", "status", "error", "decode")
+        names = (
+            "source_etag",
+            "content_sha256",
+            "phash",
+            "duplicate_of",
+            "width",
+            "height",
+            "status",
+            "error",
+            "decode",
+        )
         columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in names}
         columns["pixels"] = pa.array([row.get("pixels") for row in rows], pa.large_binary())
         columns["decode_seconds"] = pa.array([row["decode_seconds"] for row in rows], pa.float64())
@@ -75,6 +97,10 @@ class DecodeImages:
             "decode": {name: getattr(image, name) for name in ("mode", "bit_depth", "orientation", "bands")},
             "pixels": image.pixels.tobytes(),
         }
+        if self.duplicates is not None:
+            row["duplicate_of"] = self.duplicates.original(source["image_id"], row["phash"])
+            if self.skip_duplicates and row["duplicate_of"] is not None:
+                row |= {"status": "skipped", "error": "dedup: near-duplicate", "pixels": None}
 
 
 def describe(error: Exception) -> str:

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("prompts_hash", pa.string()),  # of a manifest's boxes and points; null where the grid was used
         ("content_sha256", pa.string()),
         ("phash", pa.string()),
+        ("duplicate_of", pa.string()),  # the image of this round that this one nearly repeats, where that was asked for
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),

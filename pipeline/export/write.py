@@ -156,7 +156,7 @@ class _Work:
 
 
 def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The part's rows that did not fail, with a number each that no other image of the dataset has. Raises
+    """The part's annotated rows, with a number each that no other image of the dataset has. Raises
     UnreadableError for a damaged part."""
     try:
         rows = dataset.read(part)
@@ -166,7 +166,7 @@ def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, An
             f"{path} cannot be read ({describe(error)}); restore it, or make the part anew"
         ) from error
     for index, row in enumerate(rows.to_pylist()):
-        if row["status"] != "failed":
+        if row["status"] == "ok":
             yield (part.round << 48) + (part.number << 24) + index, row
 
 

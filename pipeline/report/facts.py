@@ -47,11 +47,11 @@ FROM (
 )
 GROUP BY GROUPING SETS ((keep, reason), (keep, iou), (keep, stability), (keep, decade), (keep, source))
 """
-_IMAGES = "SELECT status = 'ok' AS ok, num_masks, count(*) AS num FROM images GROUP BY ALL ORDER BY num_masks"
+_IMAGES = "SELECT status, num_masks, count(*) AS num FROM images GROUP BY ALL ORDER BY num_masks"
 _FAILURES = f"""
 SELECT coalesce(array_to_string(string_split(error, ': ')[1:2], ': '), 'unknown') AS reason, count(*) AS num,
     min(image_id, 5) AS examples, min(error) AS error
-FROM images WHERE status IS DISTINCT FROM 'ok' GROUP BY 1 ORDER BY num DESC, 1 LIMIT {MAX_FAILURES}
+FROM images WHERE status IS NULL OR status NOT IN ('ok', 'skipped') GROUP BY 1 ORDER BY num DESC, 1 LIMIT {MAX_FAILURES}
 """
 _TAGS = (
     "SELECT name, count(*) AS num FROM (SELECT unnest(tag_names) AS name FROM {view}) WHERE name IS NOT NULL "
@@ -88,6 +88,7 @@ class Facts:
 
     num_parts: int
     num_failed: int = 0
+    num_skipped: int = 0
     masks_per_image: dict[int, int] = field(default_factory=dict)
     drop_reasons: dict[str, int] = field(default_factory=dict)
     predicted_iou: dict[int, int] = field(default_factory=dict)
@@ -105,7 +106,7 @@ class Facts:
 
     @property
     def num_images(self) -> int:
-        return self.num_ok + self.num_failed
+        return self.num_ok + self.num_failed + self.num_skipped
 
     @property
     def num_masks(self) -> int:
@@ -166,8 +167,10 @@ def _count(dataset: Dataset, folder: Folder, paths: list[str]) -> Facts:
     facts = Facts(len(paths))
     with connect(folder, paths, newest, candidates=False) as connection:
         for row in select(connection, _IMAGES).to_pylist():
-            if row["ok"]:
+            if row["status"] == "ok":
                 facts.masks_per_image[row["num_masks"]] = row["num"]
+            elif row["status"] == "skipped":
+                facts.num_skipped += row["num"]
             else:
                 facts.num_failed += row["num"]
         if facts.num_failed:
