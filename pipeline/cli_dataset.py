@@ -57,6 +57,41 @@ def query_command(
         print(f"{answer.num_rows:,} rows → {output}")
 
 
+def find_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    text: Annotated[str, typer.Argument(help='What the masks should show: "a red striped ball"')],
+    number: Annotated[int, typer.Option("-n", min=1, help="How many masks.")] = 20,
+    where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="table, json (lines), csv or parquet; by default as --output ends.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Write these masks and their images as a dataset, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the masks that look most like a sentence; needs the embeddings that `tag.store_embeddings` keeps."""
+    from pipeline.answers import choose_format, print_answer, save_answer
+    from pipeline.dataset import open_dataset
+    from pipeline.find import find
+    from pipeline.subset import write_subset
+
+    chosen = choose_format(output_format, output)
+    found = open_dataset(dataset, round_number)
+    found = found if where is None else found.filter(where)
+    answer = find(found, text, number, quiet=as_json)
+    if answer.num_without:
+        print(f"not searched, as they have no embedding: {answer.num_without:,} masks", file=sys.stderr)
+    if subset is not None:
+        ids = ", ".join("'" + one.replace("'", "''") + "'" for one in answer.masks["mask_id"].to_pylist())
+        write_subset(found.filter(f"mask_id IN ({ids or 'NULL'})"), subset, quiet=as_json)
+    if output is None:
+        print_answer(answer.masks, "json" if as_json else chosen)
+    else:
+        save_answer(answer.masks, chosen, output)
+        print(f"{answer.masks.num_rows:,} rows → {output}")
+
+
 def export_command(
     dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
     output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],

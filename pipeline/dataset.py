@@ -171,6 +171,12 @@ def _with_masks(rows: pa.Table, passing: np.ndarray) -> pa.Table:
     columns = {"masks": as_lists(_without_lost_parents(flat.filter(chosen)), counts)}
     for name in ("rles", "raw_rles"):
         columns[name] = as_lists(rows[name].combine_chunks().flatten().filter(chosen), counts)
+    # a row that was never tagged has no list of embeddings at all
+    embedded = rows["mask_embeddings"].combine_chunks()
+    has_list = pc.is_valid(embedded).to_numpy(zero_copy_only=False)
+    own = embedded.flatten().filter(pa.array(passing[has_list[owner]]))
+    lists = as_lists(own, np.where(has_list, counts, 0).tolist())
+    columns["mask_embeddings"] = pc.if_else(pa.array(has_list), lists, pa.scalar(None, lists.type))
     return conform(set_columns(rows, columns))
 
 

@@ -63,7 +63,7 @@ def write_subset(dataset: Dataset, output: str, quiet: bool = False) -> SubsetSu
                 "predicate": dataset.predicate,
                 "candidates": dataset.candidates,
                 "rounds": {
-                    one: {name: record.get(name) for name in ("fingerprints", "weights", "recipe")}
+                    one: {name: record.get(name) for name in ("fingerprints", "weights", "recipe", "settings")}
                     for one, record in rounds.items()
                 },
             },

@@ -68,6 +68,9 @@ def _verify_row(row: dict, result: Verification) -> None:
     if not len(masks) == len(rles) == len(row["raw_rles"]):
         result.report(f"{where}: {len(masks)} masks, {len(rles)} rles, {len(row['raw_rles'])} raw_rles")
         return
+    embeddings = row["mask_embeddings"]
+    if embeddings is not None and len(embeddings) != len(masks):
+        result.report(f"{where}: {len(masks)} masks, {len(embeddings)} mask_embeddings")
     result.masks += sum(mask["keep"] for mask in masks)
     ids = {mask["mask_id"] for mask in masks}
     if len(ids) != len(masks):
