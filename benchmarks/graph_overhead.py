@@ -34,6 +34,8 @@ def main() -> None:
                     f"output={output}",
                     f"generate.points_per_side={arguments.points_per_side}",
                     "run.commit_every=8",
+                    "tag=null",
+                    "caption=null",
                 ]
                 # each in a process of its own, which leaves nothing behind for the next
                 process = multiprocessing.get_context("spawn").Process(target=function, args=(overrides,))
