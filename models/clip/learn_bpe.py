@@ -16,8 +16,8 @@ def learn_merges(texts: Iterable[str], max_tokens: int) -> str:
     """The merges of a byte-pair encoding of at most `max_tokens` tokens in all, for `ClipTokenizer.from_merges`.
 
     Sennrich et al. 2016 (arXiv:1508.07909): the most frequent pair is merged until the vocabulary is full or no pair
-    occurs twice; of pairs as frequent the one of the first tokens, so that the same texts, in any order, always give the
-    same merges. Raises ValueError if `max_tokens` leaves no room for a merge.
+    occurs twice; of pairs as frequent the one of the first tokens, so that the same texts, in any order, always give
+    the same merges. Raises ValueError if `max_tokens` leaves no room for a merge.
     """
     if max_tokens <= NUM_OTHER_TOKENS:
         raise ValueError(
