@@ -29,7 +29,7 @@ SA1B_FIELDS = ("id", "segmentation", "bbox", "area", "predicted_iou", "stability
 def ask_shards(folder: Path) -> dict[str, Any]:
     """Warm: the first of the repeats does not count. DuckDB takes as many threads as there are cores."""
     from pipeline.dataset import open_dataset
-    from pipeline.query import query
+    from pipeline.queries.query import query
 
     dataset = open_dataset(str(folder / "dataset")).filter(PREDICATE)
     found = query(dataset)[0].num_rows

@@ -10,9 +10,9 @@ import tempfile
 import time
 from typing import Any
 
-from pipeline.load_recipe import load_recipe
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.recipes.load_recipe import load_recipe
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def throughput(output: str, started: float) -> dict[str, float]:
 
 
 def graph(overrides: list[str]) -> None:
-    from pipeline.run import run
+    from pipeline.runs.run import run
 
     run(load_recipe("quickstart", overrides), quiet=True)
 
@@ -73,9 +73,9 @@ def bare_loop(overrides: list[str]) -> None:
     import pyarrow as pa
 
     from models.generator.settings import GenerateSettings
-    from pipeline.chunks import plan_chunks
-    from pipeline.commit import Committer
-    from pipeline.listing import list_images
+    from pipeline.runs.chunks import plan_chunks
+    from pipeline.runs.commit import Committer
+    from pipeline.sources.listing import list_images
     from stages.attempts import AttemptCounts
     from stages.decode_image import DecodeImages
     from stages.filter_masks import FilterMasks, StoredScores

@@ -24,10 +24,10 @@ from benchmarks.table import markdown_table
 from models.evaluation.overlap import Overlap, best_overlaps, mean_overlap, overlap, pairwise_iou
 from models.masks.rle import areas, compress_counts, counts_from_transitions, transitions
 from pipeline.coco_labels import LabelledImage, read_labels
-from pipeline.load_recipe import load_recipe
-from pipeline.rounds import Round, read_index
-from pipeline.run import run
-from pipeline.storage import Folder
+from pipeline.recipes.load_recipe import load_recipe
+from pipeline.runs.run import run
+from pipeline.store.rounds import Round, read_index
+from pipeline.store.storage import Folder
 
 PYRAMID = (1, 2, 3, 4, 6, 8)  # boxes a side: 130 in all
 

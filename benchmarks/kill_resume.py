@@ -21,12 +21,12 @@ import psutil
 import pyarrow as pa
 
 from benchmarks.stub import stub_recipe, write_pictures, write_stub_model
-from pipeline.chunks import Chunk
-from pipeline.in_flight import max_in_flight
-from pipeline.recipe import Recipe
-from pipeline.rounds import Round
-from pipeline.storage import Folder
-from pipeline.verify import verify_dataset
+from pipeline.recipes.recipe import Recipe
+from pipeline.runs.chunks import Chunk
+from pipeline.runs.in_flight import max_in_flight
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
+from pipeline.store.verify import verify_dataset
 
 
 def main() -> None:
@@ -102,8 +102,8 @@ def start(root: Path) -> "subprocess.Popen[str]":
 
 def work(root: Path) -> None:
     """One run, whose model writes down each image before it begins it."""
-    import pipeline.graph
-    from pipeline.run import run
+    import pipeline.runs.graph
+    from pipeline.runs.run import run
     from stages.generate_masks import GenerateMasks
 
     log = str(root / "begun.txt")
@@ -114,7 +114,7 @@ def work(root: Path) -> None:
                 file.write("".join(f"{name}\n" for name in batch["image_id"].to_pylist()))
             return super().__call__(batch)
 
-    pipeline.graph.GenerateMasks = Logged  # type: ignore[misc]
+    pipeline.runs.graph.GenerateMasks = Logged  # type: ignore[misc]
     recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
     run(recipe, quiet=True)
     record = Round(Folder(recipe.output), 0).read_record()

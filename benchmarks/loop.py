@@ -28,16 +28,16 @@ from models.training.oracle import OracleSettings
 from models.weight_files import read_metadata
 from pipeline.coco_labels import read_coco
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.load_recipe import validate_recipe, validate_train_recipe
 from pipeline.loop.assist import assist
 from pipeline.loop.gate import figures_of
 from pipeline.loop.refresh import RefreshPlan, refresh
 from pipeline.loop.settings import GateSettings
-from pipeline.ray_runtime import connected_ray
-from pipeline.refilter import refilter
-from pipeline.rounds import read_index
-from pipeline.run import run
-from pipeline.storage import Folder
+from pipeline.recipes.load_recipe import validate_recipe, validate_train_recipe
+from pipeline.replays.refilter import refilter
+from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.run import run
+from pipeline.store.rounds import read_index
+from pipeline.store.storage import Folder
 from pipeline.training.files import WEIGHTS
 from pipeline.training.worker import train_on
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.stub import stub_recipe, write_pictures, write_stub_model
-from pipeline.rounds import Round
-from pipeline.run import run
-from pipeline.storage import Folder
+from pipeline.runs.run import run
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 
 SAMPLE_SECONDS = 1.0
 

@@ -16,7 +16,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import pipeline.run
+import pipeline.runs.run
 from benchmarks.stub import stub_recipe, write_pictures, write_stub_model
 
 NUM_PICTURES = 2000  # that exist; more than are read before the first part is there
@@ -43,7 +43,7 @@ def main() -> None:
         started = time.time()
         watcher.start()
         try:
-            summary = pipeline.run.run(recipe, quiet=True)
+            summary = pipeline.runs.run.run(recipe, quiet=True)
         finally:
             times["ended"] = time.time()
             watcher.join()
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def watch_ray(times: dict[str, float]) -> None:
-    real = pipeline.run.connected_ray
+    real = pipeline.runs.run.connected_ray
 
     @contextmanager
     def timed(*arguments: Any) -> Any:
@@ -73,7 +73,7 @@ def watch_ray(times: dict[str, float]) -> None:
             times["ray_up"] = time.time()
             yield nodes
 
-    pipeline.run.connected_ray = timed
+    pipeline.runs.run.connected_ray = timed
 
 
 def watch(round_folder: Path, times: dict[str, float], peak: list[int]) -> None:

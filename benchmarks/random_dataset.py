@@ -13,8 +13,8 @@ from models.masks.rle import (
     counts_from_transitions,
     transitions,
 )
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round, publish
+from pipeline.store.storage import Folder
 from stages.record import SCHEMA, TAGS, as_lists, conform, fixed_rows, mask_structs
 
 HEIGHT, WIDTH = 1500, 2250  # what SA-1B was released at

@@ -10,8 +10,8 @@ from PIL import Image
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.weights import save_sam
-from pipeline.load_recipe import validate_recipe
-from pipeline.recipe import Recipe
+from pipeline.recipes.load_recipe import validate_recipe
+from pipeline.recipes.recipe import Recipe
 
 
 def write_stub_model(folder: Path) -> Path:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from models.clip.regions import normalise_views, region_view
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
-from pipeline.vocabularies import read_vocabulary
+from pipeline.recipes.vocabularies import read_vocabulary
 from stages.embed_masks import Features, Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger, views_for

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.worker import Generate, Masks, serve
 from models.generator.generate import MaskGenerator
 from models.weights import load_sam
-from pipeline.load_recipe import validate_recipe
+from pipeline.recipes.load_recipe import validate_recipe
 from stages.filter_rules import filter_found
 
 

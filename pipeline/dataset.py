@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.masks.rle import decode_masks
-from pipeline.queries import matching_masks
-from pipeline.rounds import Round, read_index, round_numbers
-from pipeline.storage import Folder
+from pipeline.queries.sql import matching_masks
+from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.storage import Folder
 from stages.record import SCHEMA, as_lists, conform, set_columns
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Dataset:
     """The rows of `rounds`; of an image that stands in several, the newest one's unless `every_round`.
 
     Only kept masks are given out; with `candidates` the stored rejected ones too. `predicate` is SQL over the columns
-    of a mask and its image (`pipeline.queries.MASKS`); masks that do not match are left out, and images without any.
+    of a mask and its image (`pipeline.queries.sql.MASKS`); masks that do not match are left out, and so are images
+    without any.
     """
 
     uri: str
@@ -121,7 +122,7 @@ class Dataset:
 
     def to_torch(self) -> IterableDataset[dict[str, Any]]:
         """The rows for a DataLoader, whose workers share the parts."""
-        from pipeline.torch_rows import TorchRows
+        from pipeline.queries.torch_rows import TorchRows
 
         return TorchRows(self)
 

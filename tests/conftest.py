@@ -77,7 +77,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_session(s3_server: Path) -> Iterator[None]:
     """One Ray for all tests of the graph, as starting it takes seconds; its workers inherit the S3 server's address."""
-    from pipeline.ray_runtime import connected_ray
+    from pipeline.runs.ray_runtime import connected_ray
 
     with connected_ray(num_cpus=2):
         yield

@@ -10,8 +10,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.audit.sample import SAMPLE
 from pipeline.imports.corrections import CORRECTED_ROUND, CORRECTS, Held
-from pipeline.rounds import Round, read_index, round_numbers
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.storage import Folder
 
 HIGH, LOW = 0.90, 0.75
 NUM_RESAMPLES = 1000

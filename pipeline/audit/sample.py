@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.export.write import export
-from pipeline.query import query
-from pipeline.storage import Folder
+from pipeline.queries.query import query
+from pipeline.store.storage import Folder
 
 SAMPLE = "_audit.json"
 NUM_BINS = 3

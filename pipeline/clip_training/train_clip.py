@@ -17,9 +17,9 @@ from pipeline.clip_training.recipe import ClipTrainRecipe
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
+from pipeline.recipes.vocabularies import read_vocabulary
 from pipeline.training.files import WEIGHTS, MetricsLog, claim, read_checkpoint_state, save_checkpoint
 from pipeline.training.train import TrainSummary
-from pipeline.vocabularies import read_vocabulary
 from stages.vocabulary import Vocabulary
 
 

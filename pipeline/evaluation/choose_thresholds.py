@@ -12,7 +12,7 @@ from models.masks.rle import areas
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.evaluation.evaluate import load_generator
 from pipeline.progress import progress_bar
-from pipeline.recipe import Recipe
+from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
 

@@ -19,7 +19,7 @@ from models.masks.rle import areas
 from models.weights import load_sam
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.progress import progress_bar
-from pipeline.recipe import Recipe
+from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.storage import Folder
+from pipeline.store.storage import Folder
 
 # The folder inside an export that tells what is done; no tool of any layout looks there.
 STATE = "_export"

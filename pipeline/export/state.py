@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.dataset import Dataset, Part
 from pipeline.export.job import STATE
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from stages.read_source import etag
 
 MAX_NAMED = 20

@@ -18,9 +18,9 @@ from pipeline.export.resize import resize_row, smaller_size
 from pipeline.export.split import SPLITS, Split, make_split
 from pipeline.export.state import Counts, State, part_name
 from pipeline.progress import progress_bar
-from pipeline.query import query
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.queries.query import query
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from stages.decode_image import describe
 
 Layout = Literal["sa1b", "coco", "webdataset", "panoptic", "yolo", "huggingface", "label-studio"]

@@ -12,8 +12,8 @@ from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.export.label_studio import region_id
 from pipeline.imports.labels import ImportedImage, LabelledMask
 from pipeline.imports.rows import Source, run_lengths, shapes, tags_of
-from pipeline.rounds import Round, round_numbers
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round, round_numbers
+from pipeline.store.storage import Folder
 from stages.filter_settings import FilterSettings
 
 # In `extra`: for each mask the id of the one it was made from, or null; and the round that held those.

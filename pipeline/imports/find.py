@@ -9,7 +9,7 @@ from pipeline.imports.huggingface import huggingface_images
 from pipeline.imports.label_studio import label_studio_images
 from pipeline.imports.labels import ImportedImage
 from pipeline.imports.sa1b import sa1b_image, webdataset_images
-from pipeline.storage import Folder, split_file
+from pipeline.store.storage import Folder, split_file
 from stages.read_source import read_source
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.imports.labels import ImportedImage, LabelledMask, checked_size
-from pipeline.storage import Folder
+from pipeline.store.storage import Folder
 from stages.decode_image import describe
 
 

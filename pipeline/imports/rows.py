@@ -9,8 +9,8 @@ from pipeline.coco_labels import compressed_counts
 from pipeline.export.pictures import COPIED
 from pipeline.export.records import stem
 from pipeline.imports.labels import ImportedImage, LabelledMask
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.read_source import open_filesystem, read_source, source_etag, split_member

@@ -12,10 +12,10 @@ from pipeline.imports.corrections import Held, corrected_row
 from pipeline.imports.find import Labels, find_labels
 from pipeline.imports.labels import ImportedImage
 from pipeline.imports.rows import Source, failed_row, new_row
-from pipeline.lease import hold_lease
 from pipeline.progress import progress_bar
-from pipeline.rounds import Round, publish, read_index, round_numbers
-from pipeline.storage import Folder
+from pipeline.store.lease import hold_lease
+from pipeline.store.rounds import Round, publish, read_index, round_numbers
+from pipeline.store.storage import Folder
 from stages.decode_image import describe
 from stages.record import SCHEMA
 

@@ -18,15 +18,15 @@ from models.masks.rle import areas, bounding_boxes
 from models.sam.model import Sam
 from models.training.oracle import ClickedMask, OracleSettings, click_masks
 from models.weights import load_sam
-from pipeline.begin_run import next_round
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.dataset import open_dataset
 from pipeline.evaluation.evaluate import all_segments
-from pipeline.lease import hold_lease
 from pipeline.loop.refresh import newest_published
 from pipeline.progress import progress_bar
-from pipeline.rounds import publish, withhold
-from pipeline.storage import Folder
+from pipeline.runs.begin_run import next_round
+from pipeline.store.lease import hold_lease
+from pipeline.store.rounds import publish, withhold
+from pipeline.store.storage import Folder
 from stages.decode_pixels import DecodeSettings
 from stages.record import BROUGHT_SOURCES, SCHEMA
 

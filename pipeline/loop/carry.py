@@ -10,8 +10,8 @@ from pipeline.dataset import Dataset, Part
 from pipeline.errors import RunError
 from pipeline.loop.churn import Churn, carry_over
 from pipeline.progress import progress_bar
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from stages.record import SCHEMA
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from models.weights import CheckpointError
 from pipeline.coco_labels import ANNOTATIONS
 from pipeline.evaluation.evaluate import Evaluation, evaluate
-from pipeline.fingerprint import fingerprint
 from pipeline.loop.settings import GateSettings
-from pipeline.recipe import Recipe
+from pipeline.recipes.fingerprint import fingerprint
+from pipeline.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from models.weight_files import read_metadata
-from pipeline.load_recipe import validate_recipe, validate_train_recipe
 from pipeline.loop.refresh import RefreshPlan, refresh
 from pipeline.loop.settings import LoopRecipe
-from pipeline.rounds import Round, read_index, round_numbers
-from pipeline.run import run
-from pipeline.storage import Folder
+from pipeline.recipes.load_recipe import validate_recipe, validate_train_recipe
+from pipeline.runs.run import run
+from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.storage import Folder
 from pipeline.training.files import WEIGHTS, claim
 from pipeline.training.recipe import TrainRecipe
 from pipeline.training.train import train

@@ -10,25 +10,25 @@ import pyarrow.compute as pc
 from models.sam.config import SamConfig
 from models.weight_files import read_metadata
 from models.weights import CheckpointError, load_sam
-from pipeline.begin_run import Into, next_round
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import RunError
-from pipeline.fingerprint import fingerprint
-from pipeline.lease import hold_lease, live_leases
-from pipeline.listing import list_images
-from pipeline.load_recipe import apply_overrides, validate_recipe
 from pipeline.loop.carry import carry_round
 from pipeline.loop.churn import Churn
 from pipeline.loop.gate import Measured, Verdict, judge, measure
 from pipeline.loop.settings import GateSettings
-from pipeline.query import query
-from pipeline.ray_runtime import connected_ray
-from pipeline.recipe import Recipe
-from pipeline.rounds import Round, publish, read_index, round_numbers, withhold
-from pipeline.run import run
-from pipeline.settle import settled
+from pipeline.queries.query import query
+from pipeline.recipes.fingerprint import fingerprint
+from pipeline.recipes.load_recipe import apply_overrides, validate_recipe
+from pipeline.recipes.recipe import Recipe
+from pipeline.runs.begin_run import Into, next_round
+from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.run import run
+from pipeline.runs.settle import settled
+from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import LISTING, listing_table
-from pipeline.storage import Folder
+from pipeline.store.lease import hold_lease, live_leases
+from pipeline.store.rounds import Round, publish, read_index, round_numbers, withhold
+from pipeline.store.storage import Folder
 
 IMAGES = "SELECT image_id, uri, prompts_hash, extra FROM images"
 

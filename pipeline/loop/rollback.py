@@ -1,8 +1,8 @@
 """`maskfoundry rollback`: take a published round back."""
 
-from pipeline.lease import live_leases
-from pipeline.rounds import Round, publish, read_index, withhold
-from pipeline.storage import Folder
+from pipeline.store.lease import live_leases
+from pipeline.store.rounds import Round, publish, read_index, withhold
+from pipeline.store.storage import Folder
 
 
 def rollback(dataset: str) -> tuple[int, int]:

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from pipeline.dataset import Dataset, Part
 from pipeline.errors import StoreError, UnreadableError
-from pipeline.queries import connect, select
-from pipeline.query import damaged
-from pipeline.rounds import Round
-from pipeline.storage import Folder
+from pipeline.queries.query import damaged
+from pipeline.queries.sql import connect, select
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from stages import filter_rules as rules
 
 # The order in which the rules look at a candidate.

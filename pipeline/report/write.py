@@ -8,8 +8,8 @@ from pipeline.dataset import Dataset, open_dataset
 from pipeline.report.facts import choose_parts, read_facts
 from pipeline.report.gallery import read_gallery
 from pipeline.report.page import Content, render_page
-from pipeline.rounds import Round
-from pipeline.storage import Folder, split_file
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder, split_file
 
 PAGE = "report/index.html"
 NUM_PICTURES = 24

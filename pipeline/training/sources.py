@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.evaluation.evaluate import all_segments
-from pipeline.lease import live_leases
 from pipeline.pictures import decode, read_bytes
-from pipeline.rounds import INDEX, Round
-from pipeline.storage import Folder
+from pipeline.store.lease import live_leases
+from pipeline.store.rounds import INDEX, Round
+from pipeline.store.storage import Folder
 from pipeline.training.recipe import DataSource
 from stages.decode_image import describe
 from stages.decode_pixels import DecodeSettings

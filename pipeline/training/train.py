@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
-from pipeline.ray_runtime import connected_ray
+from pipeline.runs.ray_runtime import connected_ray
 from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model
 from pipeline.training.recipe import TrainRecipe
 from pipeline.training.sources import data_fingerprint, open_training_images

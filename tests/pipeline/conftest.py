@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from models.masks.rle import areas, bounding_boxes, encode_masks
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
+from pipeline.store.rounds import Round, publish
+from pipeline.store.storage import Folder
 from stages.record import SCHEMA
 
 MakeDataset = Callable[..., str]

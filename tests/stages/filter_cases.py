@@ -7,8 +7,8 @@ import numpy as np
 
 from models.generator.grid import crop_boxes
 from models.masks.rle import areas, bounding_boxes, encode_masks
-from pipeline.load_recipe import validate_recipe
-from pipeline.recipe import Recipe
+from pipeline.recipes.load_recipe import validate_recipe
+from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import FilteredMasks, filter_candidates
 
 HEIGHT, WIDTH = 400, 600

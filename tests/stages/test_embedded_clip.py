@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from models.masks.rle import bounding_boxes, encode_masks
-from pipeline.vocabularies import read_vocabulary
+from pipeline.recipes.vocabularies import read_vocabulary
 from stages.embed_masks import Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger

@@ -10,7 +10,7 @@ import pytest
 
 from models.generator.settings import StoreFloor
 from models.masks.rle import areas, bounding_boxes, encode_masks
-from pipeline.load_recipe import validate_recipe
+from pipeline.recipes.load_recipe import validate_recipe
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.filter_settings import FilterSettings
 from stages.record import SCHEMA, as_lists, conform, fixed_rows, mask_structs

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.masks.rle import encode_masks
-from pipeline.presets import PRESETS
+from pipeline.recipes.presets import PRESETS
 from stages.filter_rules import RULES
 from tests.stages.filter_cases import HEIGHT, LAYER1, WIDTH, Candidate, Case, components, holed, recipe, rect
 

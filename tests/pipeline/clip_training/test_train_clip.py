@@ -11,9 +11,9 @@ from pipeline.clip_training.train_captioner import train_captioner
 from pipeline.clip_training.train_clip import train_clip
 from pipeline.clip_training.views import read_labelled_views
 from pipeline.evaluation.tags import NamedMasks, calibrate_tags, choose_thresholds, measure_tags
-from pipeline.load_recipe import load_train_recipe
+from pipeline.recipes.load_recipe import load_train_recipe
+from pipeline.recipes.vocabularies import read_vocabulary
 from pipeline.scenes.write import write_scenes
-from pipeline.vocabularies import read_vocabulary
 from stages.tag_settings import TagSettings
 
 LABELS = {"thing": "category", "colour": "colour", "pattern": "pattern", "caption": "caption"}

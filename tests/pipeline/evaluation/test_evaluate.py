@@ -23,8 +23,8 @@ from pipeline.evaluation.choose_thresholds import (
 )
 from pipeline.evaluation.evaluate import EvaluationTally, evaluate, kept_masks
 from pipeline.evaluation.tables import calibration_table, choice_table, overlap_table, size_table
-from pipeline.load_recipe import validate_recipe
-from pipeline.recipe import Recipe
+from pipeline.recipes.load_recipe import validate_recipe
+from pipeline.recipes.recipe import Recipe
 from pipeline.scenes.write import write_scenes
 from stages.filter_settings import FilterSettings
 

@@ -10,13 +10,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from models.masks.rle import encode_masks
-from pipeline.compact import compact
 from pipeline.dataset import open_dataset
 from pipeline.errors import UnreadableError
 from pipeline.export.resize import resize_row, smaller_size
 from pipeline.export.write import Layout, export
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
+from pipeline.store.compact import compact
+from pipeline.store.rounds import Round, publish
+from pipeline.store.storage import Folder
 
 MakeDataset = Callable[..., str]
 

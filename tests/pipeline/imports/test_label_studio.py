@@ -14,7 +14,7 @@ from pipeline.dataset import open_dataset
 from pipeline.export.brush import to_brush
 from pipeline.export.write import export
 from pipeline.imports.write import import_labels
-from pipeline.verify import verify_dataset
+from pipeline.store.verify import verify_dataset
 
 MakeDataset = Callable[..., str]
 

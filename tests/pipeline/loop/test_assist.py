@@ -13,9 +13,9 @@ from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.loop.assist import assist
 from pipeline.loop.rollback import restore
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
-from pipeline.verify import verify_dataset
+from pipeline.store.rounds import Round, publish
+from pipeline.store.storage import Folder
+from pipeline.store.verify import verify_dataset
 from stages.record import SCHEMA
 
 LEFT, RIGHT = np.zeros((2, 48, 64), np.uint8)

@@ -17,12 +17,12 @@ from models.weight_files import read_metadata
 from models.weights import save_sam
 from pipeline.cli import app
 from pipeline.dataset import open_dataset
-from pipeline.load_recipe import load_loop_recipe
 from pipeline.loop.loop import LoopSummary, loop
 from pipeline.loop.rollback import rollback
 from pipeline.loop.settings import LoopRecipe
-from pipeline.rounds import Round, read_index
-from pipeline.storage import Folder
+from pipeline.recipes.load_recipe import load_loop_recipe
+from pipeline.store.rounds import Round, read_index
+from pipeline.store.storage import Folder
 from pipeline.training.files import read_metrics
 from pipeline.training.recipe import TrainRecipe
 from pipeline.training.worker import train_on

@@ -17,16 +17,16 @@ from models.weights import load_sam, save_sam
 from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.imports.write import import_labels
-from pipeline.lease import hold_lease
-from pipeline.load_recipe import validate_recipe
 from pipeline.loop.refresh import RefreshPlan, refresh
 from pipeline.loop.rollback import restore, rollback
 from pipeline.loop.settings import GateSettings
-from pipeline.refilter import refilter
-from pipeline.rounds import Round, read_index, withhold
-from pipeline.run import run
-from pipeline.storage import Folder
-from pipeline.verify import verify_dataset
+from pipeline.recipes.load_recipe import validate_recipe
+from pipeline.replays.refilter import refilter
+from pipeline.runs.run import run
+from pipeline.store.lease import hold_lease
+from pipeline.store.rounds import Round, read_index, withhold
+from pipeline.store.storage import Folder
+from pipeline.store.verify import verify_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

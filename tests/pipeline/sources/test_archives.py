@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.listing import list_images
+from pipeline.sources.listing import list_images
 from stages.read_source import read_source
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.listing import list_images
+from pipeline.sources.listing import list_images
 
 
 def parquet(path: Path, **columns: list) -> str:

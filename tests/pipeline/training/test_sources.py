@@ -10,9 +10,9 @@ from PIL import Image
 from models.masks.rle import decode_masks, encode_masks
 from models.sam.config import SAM_SIZES
 from models.training.augment import AugmentSettings
-from pipeline.lease import hold_lease
-from pipeline.rounds import Round, publish
-from pipeline.storage import Folder
+from pipeline.store.lease import hold_lease
+from pipeline.store.rounds import Round, publish
+from pipeline.store.storage import Folder
 from pipeline.training.data import ExampleSource
 from pipeline.training.recipe import DataSource
 from pipeline.training.sources import DatasetImages, LabelledImages, data_fingerprint, open_training_images

@@ -1,0 +1,309 @@
+"""The command line. A user's mistake gets one line and exit code 2, a failed run exit code 1."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.dataset import (
+    audit_command,
+    drop_command,
+    export_command,
+    find_command,
+    import_command,
+    query_command,
+    report_command,
+)
+from pipeline.cli.loop import assist_command, loop_command, refresh_command, rollback_command
+from pipeline.cli.models import models_app
+from pipeline.cli.options import AsJson
+
+app = typer.Typer(
+    help="MaskFoundry turns a bucket of images into a segmentation dataset.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-o", metavar="FIELD=VALUE", help="Set a recipe field: -o generate.points_per_side=16"),
+]
+
+
+@app.command("run")
+def run_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    override: Overrides = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Redo images that failed before.")] = False,
+    new_round: Annotated[bool, typer.Option("--new-round", help="Start the next round.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N fixed parts of the input (1/4 … 4/4).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Annotate images: write a dataset, or go on with one."""
+    from pipeline.recipes.load_recipe import load_recipe
+    from pipeline.report.write import report_on_run
+    from pipeline.runs.run import run
+    from pipeline.store.shards import parse_shard
+
+    part = None if shard is None else parse_shard(shard)
+    with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
+        summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
+    page, problem = None, None
+    if summary.status == "done":
+        page, problem = report_on_run(summary.output, summary.round)
+    if as_json:
+        print(json.dumps(summary.as_dict() | {"report": page}))
+    else:
+        _print_run(summary)
+        if page:
+            print(f"report: {page}")
+    if problem:
+        print(f"the run is done, but its report could not be written: {problem}", file=sys.stderr)
+    tally = summary.tally
+    if summary.status == "interrupted" or (tally.images and tally.failed == tally.images):
+        raise typer.Exit(1)
+
+
+def _print_run(summary: Any) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    tally = summary.tally
+    if summary.replayed.images:
+        note = f", {summary.replayed.cut_short} with candidates cut short" if summary.replayed.cut_short else ""
+        console.print(f"filters replayed on {summary.replayed.images:,} images{note}")
+    if tally.images == 0 and summary.status == "done":
+        console.print(f"nothing left to do: {summary.total_images:,} images in {summary.output}", markup=False)
+        return
+    rate = tally.images / summary.seconds
+    console.print(
+        f"{tally.images:,} images, {tally.masks:,} masks in {summary.seconds:.1f} s ({rate:.2f} images/s)"
+        f" → {summary.output}/round={summary.round:03d}",
+        markup=False,
+    )
+    if tally.skipped:
+        console.print(f"{tally.skipped:,} images skipped as near-duplicates")
+    if tally.failed:
+        console.print(f"{tally.failed:,} images failed:")
+        for reason, count in tally.failures.most_common():
+            console.print(f"  {count:,} × {reason}", markup=False)
+    if summary.total_images != tally.images:
+        console.print(f"the round now holds {summary.total_images:,} images")
+    if summary.status == "interrupted":
+        console.print("interrupted; what is committed stays, run the same command to go on")
+
+
+@app.command("filter")
+def filter_command(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose newest round is filtered again.")],
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the filters on stored candidates with other thresholds; needs no GPU and no model."""
+    from pipeline.replays.refilter import refilter
+
+    with redirect_stdout(sys.stderr):
+        result = refilter(dataset, override or [], quiet=as_json)
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"{result['replayed_images']:,} images filtered again: {result['masks']:,} masks kept in {dataset}")
+    if result["cut_short"]:
+        print(
+            f"{result['cut_short']:,} images had more rejected candidates than generate.store_floor.max_candidates; "
+            "what the new rules make of the rest is not known"
+        )
+
+
+@app.command("scenes")
+def scenes_command(
+    output: Annotated[str, typer.Argument(help="A new folder: images/ and annotations.json go there.")],
+    count: Annotated[int, typer.Option(help="How many scenes.")] = 100,
+    seed: Annotated[int, typer.Option(help="The first scene's seed; the next have the next ones.")] = 0,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 640,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 480,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Make synthetic labelled scenes: images and their true masks as COCO JSON."""
+    from pipeline.progress import progress_bar
+    from pipeline.scenes.write import write_scenes
+
+    with progress_bar("drawing", count, "scenes", quiet=False) as update:
+        folder = write_scenes(output, count, seed, width, height, workers, lambda done: update(done, ""))
+    print(f"{count:,} scenes → {folder}")
+
+
+@app.command("verify")
+def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], as_json: AsJson = False) -> None:
+    """Decode every mask and hold it against its record."""
+    from dataclasses import asdict
+
+    from pipeline.store.verify import verify_dataset
+
+    result = verify_dataset(dataset)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"{result.images:,} images ({result.failed:,} failed), {result.masks:,} masks, {result.rounds} rounds")
+        for problem in result.problems:
+            print(f"  {problem}")
+        print(f"{result.num_problems:,} problems" if result.num_problems else "no problems")
+    if result.num_problems:
+        raise typer.Exit(1)
+
+
+@app.command("train")
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A training recipe, or the name of a shipped one.")],
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a SAM, a CLIP or a captioner on labelled images, or go on with a training."""
+    from pipeline.recipes.load_recipe import load_train_recipe
+    from pipeline.training.train_any import train_any
+
+    summary = train_any(load_train_recipe(recipe, override), quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    loss = f", loss {summary.last['loss']:.3f}" if summary.last else ""
+    print(
+        f"{summary.num_steps_done:,} of {summary.num_steps:,} steps{loss}; {summary.num_masks:,} masks of "
+        f"{summary.num_images:,} images in {summary.seconds:.0f} s → {summary.weights}"
+    )
+
+
+@app.command("compact")
+def compact_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset.")],
+    images_per_part: Annotated[int, typer.Option(min=1, help="How many images a merged part may hold.")] = 1024,
+) -> None:
+    """Merge small parts into larger ones."""
+    from pipeline.store.compact import compact
+
+    result = compact(dataset, images_per_part)
+    print(f"{result.parts_before:,} parts → {result.parts_after:,} in {dataset}")
+
+
+@app.command("plan")
+def plan_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset whose run is the yardstick.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images are to be annotated.")],
+    hours: Annotated[float | None, typer.Option(min=0.01, help="How many workers would finish in this time.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time, workers and bytes for many images, from a measured run."""
+    from dataclasses import asdict
+
+    from pipeline.store.plan import plan
+
+    found = plan(dataset, images, hours)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    worker = "GPU worker" if found.device == "cuda" else "CPU worker"
+    print(f"measured: {found.images_per_worker_second:.2f} images/s a {worker}, on {found.measured_images:,} images")
+    print(
+        f"{found.images:,} images: {found.worker_hours:,.1f} {worker} hours; "
+        f"{found.hours:,.1f} hours on {found.workers:,}; about {found.masks:,} masks, {found.bytes / 1e9:,.1f} GB"
+    )
+
+
+@app.command("status")
+def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], as_json: AsJson = False) -> None:
+    """What a dataset holds, and how far a run is that is writing it."""
+    from dataclasses import asdict
+
+    from pipeline.store.status import read_status
+
+    rounds = read_status(dataset)
+    if as_json:
+        print(json.dumps([asdict(one) for one in rounds]))
+        return
+    for one in rounds:
+        hidden = "" if one.published else "; not published, so readers do not see it"
+        print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts{hidden}")
+        if one.last_run:
+            print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
+        for live in one.live:
+            progress = live["progress"]
+            done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"
+            print(f"  run {live['run_id']} is writing (process {live['pid']} on {live['host']}): {done}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    recipe: Annotated[str, typer.Argument(help="A run's recipe: its model, generate and filter sections count.")],
+    data: Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")],
+    images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
+    choose: Annotated[bool, typer.Option("--choose-thresholds", help="Find the filter's thresholds instead.")] = False,
+    max_masks: Annotated[float, typer.Option(help="Masks an image that chosen thresholds may keep.")] = 300,
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a recipe's model on labelled images: prompted IoU, recall, best overlap, calibration."""
+    from pipeline.evaluation import tables
+    from pipeline.evaluation.choose_thresholds import choose_thresholds
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.recipes.load_recipe import load_recipe
+
+    settings = load_recipe(recipe, override)
+    console = Console(highlight=False, soft_wrap=True)
+    if choose:
+        choice = choose_thresholds(settings, data, images, limit, max_masks, quiet=as_json)
+        if as_json:
+            print(json.dumps(choice.as_dict()))
+            return
+        console.print(tables.choice_table(choice))
+        best = choice.chosen
+        print(
+            f"-o filter.pred_iou_thresh={best.pred_iou_thresh:g} "
+            f"-o filter.stability_score_thresh={best.stability_score_thresh:g}"
+        )
+        return
+    found = evaluate(settings, data, images, limit, quiet=as_json)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    for table in (tables.size_table(found), tables.overlap_table(found), tables.calibration_table(found)):
+        console.print(table)
+    print(f"{found.num_images:,} images, {found.num_masks['all']:,} masks of {found.data} in {found.seconds:.1f} s")
+    if found.num_without_masks or found.num_empty_masks:
+        without, empty = found.num_without_masks, found.num_empty_masks
+        print(f"left out: {without:,} images without masks, {empty:,} masks of no pixel")
+
+
+app.command("query")(query_command)
+app.command("find")(find_command)
+app.command("export")(export_command)
+app.command("import")(import_command)
+app.command("audit")(audit_command)
+app.command("drop")(drop_command)
+app.command("report")(report_command)
+app.command("assist")(assist_command)
+app.command("loop")(loop_command)
+app.command("refresh")(refresh_command)
+app.command("rollback")(rollback_command)
+app.add_typer(models_app, name="models")
+
+
+def main() -> None:
+    """Entry point of `maskfoundry`."""
+    from pipeline.errors import RunError, TrainingError, UnreadableError
+
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        _fail(error, 2)
+    except (RunError, TrainingError, UnreadableError, OSError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"maskfoundry: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

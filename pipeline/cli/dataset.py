@@ -1,0 +1,228 @@
+"""The commands for a dataset in use: query, export, import, audit, drop, report."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.options import AsJson, one_of
+
+
+def query_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    predicate: Annotated[
+        str | None, typer.Argument(help='SQL over a mask and its image: "predicted_iou > .9 and area > 1000"')
+    ] = None,
+    sql: Annotated[str | None, typer.Option(help="A whole SELECT over the views `images` and `masks` instead.")] = None,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Every round, not each image's newest.")] = False,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Stored rejected masks too.")] = False,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="table, json (lines), csv or parquet; by default as --output ends.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Write the matching rows and masks as a dataset.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave damaged parts out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find masks by what is known about them."""
+    from pipeline.cli.answers import choose_format, print_answer, save_answer
+    from pipeline.dataset import open_dataset
+    from pipeline.queries.query import query
+    from pipeline.queries.subset import write_subset
+
+    if sql is not None and (predicate is not None or subset is not None):
+        raise ValueError("--sql: a whole statement takes neither a predicate nor --subset; give one of them")
+    chosen = choose_format(output_format, output)
+    found = open_dataset(dataset, round_number, all_rounds, candidates)
+    if predicate is not None:
+        found = found.filter(predicate)
+    if subset is not None:
+        summary = write_subset(found, subset, quiet=as_json)
+        print(
+            json.dumps(summary.as_dict())
+            if as_json
+            else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
+        )
+        return
+    answer, bad = query(found, sql, skip_bad)
+    for path in bad:
+        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    if output is None:
+        print_answer(answer, "json" if as_json else chosen)
+    else:
+        save_answer(answer, chosen, output)
+        print(f"{answer.num_rows:,} rows → {output}")
+
+
+def find_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    text: Annotated[str, typer.Argument(help='What the masks should show: "a red striped ball"')],
+    number: Annotated[int, typer.Option("-n", min=1, help="How many masks.")] = 20,
+    where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="table, json (lines), csv or parquet; by default as --output ends.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Write these masks and their images as a dataset, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the masks that look most like a sentence; needs the embeddings that `tag.store_embeddings` keeps."""
+    from pipeline.cli.answers import choose_format, print_answer, save_answer
+    from pipeline.dataset import open_dataset
+    from pipeline.queries.find import find
+    from pipeline.queries.subset import write_subset
+
+    chosen = choose_format(output_format, output)
+    found = open_dataset(dataset, round_number)
+    found = found if where is None else found.filter(where)
+    answer = find(found, text, number, quiet=as_json)
+    if answer.num_without:
+        print(f"not searched, as they have no embedding: {answer.num_without:,} masks", file=sys.stderr)
+    if subset is not None:
+        ids = ", ".join("'" + one.replace("'", "''") + "'" for one in answer.masks["mask_id"].to_pylist())
+        write_subset(found.filter(f"mask_id IN ({ids or 'NULL'})"), subset, quiet=as_json)
+    if output is None:
+        print_answer(answer.masks, "json" if as_json else chosen)
+    else:
+        save_answer(answer.masks, chosen, output)
+        print(f"{answer.masks.num_rows:,} rows → {output}")
+
+
+def export_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
+    layout: Annotated[
+        str, typer.Option(help="coco, sa1b, webdataset, panoptic, yolo, huggingface or label-studio.")
+    ] = "coco",
+    pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
+    short_side: Annotated[
+        int | None, typer.Option(min=1, help="Make larger pictures and their masks so small; needs --images.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="TRAIN/VAL/TEST", help="Shares, as 80/10/10; near-duplicates stay together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset in another tool's layout."""
+    from pipeline.dataset import open_dataset
+    from pipeline.export.split import parse_shares
+    from pipeline.export.write import Layout, export
+
+    chosen: Layout = one_of("--layout", layout, Layout)
+    shares = None if split is None else parse_shares(split)
+    found = open_dataset(dataset)
+    found = found if where is None else found.filter(where)
+    summary = export(found, output, chosen, pictures, as_json, short_side, shares, seed)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
+    if summary.lost_masks:
+        print(f"left out, as no pixel of them is left: {summary.lost_masks:,} masks")
+    if summary.missing:
+        print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
+
+
+def import_command(
+    labels: Annotated[
+        str, typer.Argument(help="COCO, LVIS or Label Studio JSON; a folder of SA-1B's files or WebDataset archives.")
+    ],
+    output: Annotated[str, typer.Argument(help="A dataset; one that exists gets a round of the corrected images.")],
+    images: Annotated[str | None, typer.Option(help="The pictures' folder, if they lie elsewhere.")] = None,
+    source: Annotated[str, typer.Option(help="Who made the masks: human, or imported from a machine.")] = "human",
+    as_json: AsJson = False,
+) -> None:
+    """Read other tools' masks into a dataset."""
+    from pipeline.imports.write import Source, import_labels
+
+    chosen: Source = one_of("--source", source, Source)
+    summary = import_labels(labels, output, images, chosen, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        print(
+            f"{summary.masks:,} masks of {summary.images:,} images ({summary.corrected:,} corrected, "
+            f"{summary.failed:,} failed) → {summary.output}/round={summary.round:03d}"
+        )
+        if summary.failures:
+            print(f"failed: {summary.failures[0]}")
+    if summary.images and summary.failed == summary.images:
+        raise typer.Exit(1)
+
+
+def audit_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    num_images: Annotated[
+        int | None, typer.Option("-n", min=1, help="Draw so many images for people; without it, report on the last.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="A folder for the tasks; by default DATASET-audit.")] = None,
+    pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Have people look over a sample of the masks, and measure how much they changed."""
+    from pipeline.audit.measure import measure_audit
+    from pipeline.audit.sample import draw_sample
+    from pipeline.audit.tables import audit_table
+
+    if num_images is not None:
+        target = output or f"{dataset.rstrip('/')}-audit"
+        drawn = draw_sample(dataset, num_images, target, pictures, seed, quiet=as_json)
+        text = f"{drawn.masks:,} masks of {drawn.images:,} images → {drawn.output}/tasks, for Label Studio"
+        print(json.dumps(drawn.as_dict()) if as_json else text)
+        return
+    found = measure_audit(dataset)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    Console(highlight=False, soft_wrap=True).print(audit_table(found))
+    print(
+        f"{found.images:,} of {found.sampled:,} images have come back; people took {found.removed:,} masks away and "
+        f"drew {found.added:,}"
+    )
+
+
+def drop_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    images: Annotated[list[str], typer.Option("--image", help="An image's id; may be given several times.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take images down: out of every round, and never back."""
+    from pipeline.store.drop import drop_images
+
+    summary = drop_images(dataset, images, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        print(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
+
+
+def report_command(
+    dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The page's file; by default report/index.html in the dataset.")
+    ] = None,
+    gallery: Annotated[int, typer.Option(min=0, max=500, help="How many images are shown with their masks.")] = 24,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page about a dataset: figures, charts, failures, pictures with their masks."""
+    from pipeline.dataset import open_dataset
+    from pipeline.report.write import write_report
+
+    summary = write_report(open_dataset(dataset, round_number), output, gallery)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    for path in summary.bad_parts:
+        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    print(
+        f"{summary.images:,} images, {summary.masks:,} masks; {summary.pictures:,} pictures, "
+        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s → {summary.output}"
+    )

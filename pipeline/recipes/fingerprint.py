@@ -1,0 +1,66 @@
+"""The fingerprint: a chain of hashes, one link a stage, over what decides a result and nothing else."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.recipes.labelling import label_content
+from pipeline.recipes.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`links` name → hash; `content` name → the flat settings that went into the link, to say what changed."""
+
+    links: dict[str, str]
+    content: dict[str, dict[str, Any]]
+
+
+def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
+    """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag` and `caption`. Paths, pool and
+    batch sizes, devices and `commit_every` are not part of them."""
+    content = {
+        "generate": _flat(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "weights_sha256": weights_sha256,
+                "model": {"image_size": recipe.model.image_size},
+                "decode": recipe.decode.model_dump(mode="json"),
+                "generate": recipe.generate.model_dump(mode="json"),
+                # a threshold below the store floor decides which candidates exist at all
+                "min_predicted_iou": recipe.min_predicted_iou,
+                "min_stability_score": recipe.min_stability,
+                **({} if recipe.dedup is None else {"dedup": recipe.dedup}),
+            }
+        ),
+        "filter": _flat({"filter": recipe.filter.model_dump(mode="json")}),
+        **{name: _flat({name: values}) for name, values in label_content(recipe).items()},
+    }
+    links: dict[str, str] = {}
+    previous = ""
+    for name, values in content.items():
+        text = json.dumps([previous, values], sort_keys=True)
+        previous = links[name] = hashlib.sha256(text.encode()).hexdigest()
+    return Fingerprint(links, content)
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """`field: old → new` for each flat setting that differs."""
+    return [
+        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

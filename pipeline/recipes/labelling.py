@@ -1,0 +1,54 @@
+"""What a run labels with, read once on the driver: the vocabulary, and the hashes of what decides the labels."""
+
+from functools import lru_cache
+from typing import Any
+
+from models.weight_files import read_checkpoint
+from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.vocabularies import read_vocabulary
+from stages.caption_masks import min_score_for
+from stages.caption_rules import check_caption_templates
+from stages.tagger import thresholds_for, views_for
+from stages.vocabulary import Vocabulary
+
+
+def vocabulary_of(recipe: Recipe) -> Vocabulary:
+    """The vocabulary of a recipe that tags. Raises ValueError if it cannot be read."""
+    assert recipe.tag is not None
+    return read_vocabulary(recipe.tag.vocabulary)
+
+
+def label_content(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What the links `embed`, `tag` and `caption` of the fingerprint stand for, as far as the recipe has them.
+
+    Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, and for captions'
+    templates that do not fit it.
+    """
+    if recipe.tag is None:
+        return {}
+    settings, thresholds = recipe.tag, thresholds_for(recipe.tag)
+    content: dict[str, dict[str, Any]] = {
+        "embed": {
+            "weights_sha256": _sha256(settings.checkpoint),
+            "views": views_for(settings).model_dump(mode="json"),
+            "dense_size": settings.dense_size if settings.dense else None,
+        },
+        "tag": {
+            "vocabulary": vocabulary_of(recipe).sha256(),
+            "threshold": settings.threshold,
+            "group_thresholds": dict(thresholds.groups),
+            "word_thresholds": {group: dict(words) for group, words in thresholds.words.items()},
+            "candidates": settings.candidates,
+        },
+    }
+    if (caption := recipe.caption) is not None:
+        check_caption_templates(caption.templates, vocabulary_of(recipe))
+        plain = caption.model_dump(mode="json", exclude={"captioner"})
+        weights = None if caption.captioner is None else _sha256(caption.captioner)
+        content["caption"] = plain | {"weights_sha256": weights, "min_score": min_score_for(caption)}
+    return content
+
+
+@lru_cache(maxsize=8)
+def _sha256(checkpoint: str) -> str:
+    return read_checkpoint(checkpoint).sha256

@@ -1,0 +1,120 @@
+"""What comes before a run's work: which round, whether it may be written with these settings, the lease, the record."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.recipes.fingerprint import Fingerprint, changes
+from pipeline.recipes.recipe import Recipe
+from pipeline.store.lease import Lease, hold_lease
+from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
+from pipeline.store.shards import Shard
+from pipeline.store.storage import Folder
+
+
+@dataclass(frozen=True)
+class Into:
+    """A round that readers must not see yet, the images for it (a listing), and what its record says besides."""
+
+    target: Round
+    listing: pa.Table
+    notes: dict[str, Any]
+
+
+def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
+    """The newest round that is not withheld, or with `new_round` the next one; of shards the first to come starts it,
+    and the others join it, as long as they have not been in it and it is of their settings."""
+    numbers = engine_rounds(folder)
+    newest = Round(folder, numbers[-1] if numbers else 0, shard)
+    if not new_round or not numbers:
+        return newest
+    record = newest.read_record() if shard else None
+    same = record and record.get("shards") == _num_shards(newest) and record["fingerprints"] == mark.links
+    return newest if same and not newest.has_begun() else next_round(folder, shard)
+
+
+def next_round(folder: Folder, shard: Shard | None = None) -> Round:
+    """The round after all that stand on disk."""
+    return Round(folder, max(round_numbers(folder), default=-1) + 1, shard)
+
+
+def check_record(target: Round, mark: Fingerprint) -> bool:
+    """Whether the round has a record; ValueError if it was made differently than this run would."""
+    record = target.read_record()
+    if record is None:
+        return False
+    where = f"output: {target.folder.uri}/{target.name}"
+    if "subset_of" in record:
+        raise ValueError(f"{where} is a subset that a query wrote; choose another output")
+    if "imported" in record:
+        raise ValueError(f"{where} is an import; use `maskfoundry refresh` or another output")
+    if record["fingerprints"]["generate"] != mark.links["generate"]:
+        changed = changes(record["settings"]["generate"], mark.content["generate"])
+        raise ValueError(
+            f"{where} was made with other settings ({'; '.join(changed)}); "
+            "use --new-round to start the next round, or another output"
+        )
+    if (
+        record["fingerprints"]["filter"] != mark.links["filter"]
+        and not mark.content["generate"]["generate.store_rejected"]
+    ):
+        changed = changes(record["settings"]["filter"], mark.content["filter"])
+        raise ValueError(
+            f"{where} holds no rejected candidates (generate.store_rejected is false), so its filters cannot be "
+            f"replayed ({'; '.join(changed)}); use --new-round, or another output"
+        )
+    if record.get("shards") != _num_shards(target):
+        made = f"is written in {record['shards']} shards" if record.get("shards") else "is written without --shard"
+        raise ValueError(f"{where} {made}, and stays so; do the same, use --new-round, or another output")
+    return True
+
+
+@contextmanager
+def begin_run(
+    target: Round, recipe: Recipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
+) -> Iterator[Lease]:
+    """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
+    that a killed run is known by its fingerprint.
+
+    Raises ValueError where the output cannot be written or another run is writing it.
+    """
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(hold_lease(target, run_id))
+            target.remove_temporary()
+            if target.shard is None:
+                target.finish_merge()
+            if not check_record(target, mark):
+                record = _new_record(target, recipe, mark, sha256) | (into.notes if into else {})
+                if not target.create_record(record):
+                    check_record(target, mark)  # another shard's, a moment ago
+            if into is None:  # also one that was killed before it came to this
+                publish(target.folder, target.number)
+        except OSError as error:
+            raise ValueError(
+                f"output: {target.folder.uri!r} cannot be written ({error}); check its permissions and its free space"
+            ) from None
+        yield lease
+
+
+def _new_record(target: Round, recipe: Recipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
+    packages = ("maskfoundry", "torch", "ray", "pyarrow", "pillow")
+    return {
+        "round": target.number,
+        "fingerprints": mark.links,
+        "settings": mark.content,
+        "recipe": recipe.model_dump(mode="json"),
+        "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "shards": _num_shards(target),
+        "runs": [],
+    }
+
+
+def _num_shards(target: Round) -> int | None:
+    return target.shard.count if target.shard else None

@@ -1,0 +1,143 @@
+"""Ray for one run: a local one, started quietly and stopped at the end, or an existing cluster."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    num_cpus: int
+    num_gpus: int
+    memory_bytes: int
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CONNECT_SECONDS = 10.0
+# threads that spin at OpenMP's barriers make a model of several threads that shares its cores with decoding up to
+# 27 times slower (measured on 2 cores)
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+
+
+@contextmanager
+def connected_ray(address: str | None = None, num_cpus: int | None = None) -> Iterator[list[Node]]:
+    """Ray for one run; yields its nodes.
+
+    Without `address` one is started on this machine with `num_cpus` (all by default) and stopped afterwards; with it
+    the cluster there is used, and the code travels to its workers. A Ray that is already connected is used as it is
+    and left running.
+
+    Raises ValueError when there is no cluster at `address`.
+    """
+    # read when the library loads: its own messages are for its developers, and ours say what a person needs
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray.data import DataContext
+
+    started = not ray.is_initialized()
+    if started and address is not None:
+        _check_reachable(address)
+    if started:
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        with _without_stderr():
+            if address is None:
+                os.environ.update(WORKER_ENVIRONMENT)
+                cpus = num_cpus or len(os.sched_getaffinity(0))
+                ray.init(
+                    address="local",  # else a cluster that happens to run here would be joined
+                    num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
+                    include_dashboard=False,
+                    object_store_memory=_object_store_bytes(),
+                    **quiet,
+                )
+            else:
+                code = [str(ROOT / package) for package in ("pipeline", "stages", "models")]
+                try:
+                    ray.init(
+                        address=address,
+                        runtime_env={"py_modules": code, "env_vars": WORKER_ENVIRONMENT},
+                        **quiet,
+                    )
+                except (ConnectionError, RuntimeError) as error:
+                    raise ValueError(
+                        f"ray.address: no Ray cluster answers at {address!r} ({error}); start one or leave it out"
+                    ) from None
+    try:
+        DataContext.get_current().enable_progress_bars = False
+        for name in ("ray.data", "ray"):
+            logger = logging.getLogger(name)
+            logger.setLevel(logging.ERROR)
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                    handler.setLevel(logging.ERROR)
+        yield [_node(one["Resources"]) for one in ray.nodes() if one["Alive"]]
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def driver_actor(kind: type, *arguments: Any) -> Any:
+    """An actor for what workers share: on the driver's node, so that it lives as long as the run does, and needing no
+    CPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(kind).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    return actor.remote(*arguments)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, which names no machine
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"ray.address: no Ray cluster answers at {address!r} ({error}); start one or leave it out"
+        ) from None
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(
+        num_cpus=int(resources.get("CPU", 0)),
+        num_gpus=int(resources.get("GPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+    )
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's library writes its greeting to the descriptor itself; what goes wrong comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
+def _object_store_bytes() -> int:
+    """A quarter of the free memory, within what shared memory holds: decoded images of the batches in flight."""
+    shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    free = int(psutil.virtual_memory().available * 0.25)
+    if shared is not None:
+        free = min(free, int(shared.f_bavail * shared.f_frsize * 0.8))
+    return max(free, 256 << 20)

@@ -1,0 +1,203 @@
+"""One run: list, plan what is left, stream it through the graph, commit chunk by chunk."""
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from models.weights import load_sam
+from pipeline.errors import RunError, StoreError
+from pipeline.progress import progress_bar
+from pipeline.recipes.fingerprint import fingerprint
+from pipeline.recipes.recipe import Recipe
+from pipeline.replays.relabel import relabel_round
+from pipeline.replays.replay import Replayed, replay_round
+from pipeline.runs.attempts import RayAttempts
+from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
+from pipeline.runs.chunks import Plan, plan_chunks
+from pipeline.runs.commit import Committer, Tally
+from pipeline.runs.graph import build_graph
+from pipeline.runs.left_alone import without_dropped, without_labelled
+from pipeline.runs.near_duplicates import RayNearDuplicates, committed_originals
+from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.resources import Resources, resolve_resources
+from pipeline.runs.settle import settled
+from pipeline.sources.listing import list_images
+from pipeline.store.lease import Lease
+from pipeline.store.rounds import Round
+from pipeline.store.shards import Shard
+from pipeline.store.storage import Folder
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run did. `total_images` counts the whole round, earlier runs included."""
+
+    run_id: str
+    output: str
+    round: int
+    shard: str | None
+    status: str
+    seconds: float
+    total_images: int
+    replayed: Replayed
+    tally: Tally
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {name: value for name, value in vars(self).items() if name not in ("tally", "replayed")}
+        return plain | {"replayed": asdict(self.replayed)} | self.tally.as_dict()
+
+
+def run(
+    recipe: Recipe,
+    retry_failed: bool = False,
+    new_round: bool = False,
+    quiet: bool = False,
+    shard: Shard | None = None,
+    into: Into | None = None,
+) -> RunSummary:
+    """Write (or go on with) a round of the dataset at `recipe.output`; with `shard`, of its images and parts only.
+    `into` names the round and its images instead, and leaves publishing to the caller.
+
+    Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph or the
+    store fails; what was committed by then stays, and the same call goes on from there.
+    """
+    with settled(recipe) as recipe:
+        return _run(recipe, retry_failed, new_round, quiet, shard, into)
+
+
+def _run(
+    recipe: Recipe, retry_failed: bool, new_round: bool, quiet: bool, shard: Shard | None, into: Into | None
+) -> RunSummary:
+    started = time.time()
+    listing = into.listing if into else list_images(recipe.input, recipe.include, recipe.exclude)
+    if shard:
+        listing = shard.take(listing)
+    # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
+    _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    mark = fingerprint(recipe, sha256)
+    folder = Folder(recipe.output)
+    listing = without_dropped(listing, folder)
+    if into is None:
+        listing = without_labelled(listing, folder)
+    target = into.target if into else choose_round(folder, mark, new_round, shard)
+    check_record(target, mark)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
+    with ExitStack() as stack:
+        nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
+        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
+        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
+        replayed = replay_round(target, recipe.filter, mark.links, quiet)
+        replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet))
+        plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
+        committer = Committer(target, run_id, mark.links)
+        finish = partial(_finish, target, recipe.output, resources, started, replayed, committer)
+        try:
+            status = _work(recipe, resources, plan, committer, lease, quiet)
+        except Exception as error:
+            with suppress(StoreError):  # the record of a run whose store fails is best effort
+                finish("failed")
+            if isinstance(error, StoreError):
+                raise RunError(
+                    f"{error}; {committer.tally.images} images are committed: set that right (disk full? store away?), "
+                    "then run the same command to go on"
+                ) from error
+            raise
+        return finish(status)
+
+
+def _work(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> str:
+    """Everything that is left, or, when somebody interrupts, what has come by then: `done` or `interrupted`."""
+    try:
+        with _interruptible():
+            _stream(recipe, resources, plan, committer, lease, quiet)
+    except KeyboardInterrupt:
+        committer.commit_unfinished()
+        return "interrupted"
+    return "done"
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM, which a spot machine sends before it goes, ends a run like Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> None:
+    from ray.exceptions import RayError
+
+    total = plan.num_images
+    if total == 0:
+        return
+    with ExitStack() as stack:
+        update = stack.enter_context(progress_bar("annotating", total, "images", quiet))
+        try:
+            attempts = RayAttempts()
+            stack.callback(attempts.close)
+            duplicates = None
+            if recipe.dedup is not None:
+                duplicates = RayNearDuplicates(committed_originals(committer.target, plan.redo["image_id"]))
+                stack.callback(duplicates.close)
+            for chunks in plan.in_groups(resources.sam_actors):
+                committer.expect(chunks)
+                before = committer.tally.images
+                graph, window = build_graph(recipe, resources, chunks, committer.target.number, attempts, duplicates)
+                for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                    committer.add(rows)
+                    window.committed = committer.tally.images - before
+                    lease.progress = {"images": committer.tally.images, "of": total} | _counts(committer.seen)
+                    update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(
+                f"the graph failed: {reason}; {committer.tally.images} images are committed, run again to go on"
+            ) from error
+    if committer.unfinished:
+        raise RunError(f"{committer.unfinished} images did not come back; run again to go on")
+
+
+def _counts(seen: Tally) -> dict[str, int]:
+    return {"masks": seen.masks, "failed": seen.failed}
+
+
+def _finish(
+    target: Round,
+    output: str,
+    resources: Resources,
+    started: float,
+    replayed: Replayed,
+    committer: Committer,
+    status: str,
+) -> RunSummary:
+    """The run's entry in the round's record, and what the caller gets."""
+    summary = RunSummary(
+        run_id=committer.run_id,
+        output=output,
+        round=target.number,
+        shard=str(target.shard) if target.shard else None,
+        status=status,
+        seconds=time.time() - started,
+        total_images=Round(target.folder, target.number).committed().num_rows,
+        replayed=replayed,
+        tally=committer.tally,
+    )
+    entry = {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "resources": asdict(resources),
+    }
+    target.add_run(summary.as_dict() | entry)
+    return summary

@@ -1,0 +1,88 @@
+"""Check a dataset against its own promises: every image once, every mask what its record says."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from pycocotools import mask as coco_mask
+
+from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.storage import Folder
+
+MAX_PROBLEMS = 20
+
+
+@dataclass
+class Verification:
+    """Counts over every round, and what is wrong (the first problems spelled out)."""
+
+    rounds: int = 0
+    images: int = 0
+    failed: int = 0
+    masks: int = 0
+    num_problems: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def report(self, problem: str) -> None:
+        self.num_problems += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+def verify_dataset(uri: str) -> Verification:
+    """Decode every mask with pycocotools and compare area and bbox; check ids, alignment and parents.
+
+    Raises ValueError if there is no dataset at `uri`.
+    """
+    folder = Folder(uri)
+    numbers = round_numbers(folder)
+    if not numbers:
+        raise ValueError(f"dataset: {uri!r} holds no rounds; give the folder that a run wrote")
+    dropped = set(read_index(folder).get("dropped", []))
+    result = Verification(rounds=len(numbers))
+    for number in numbers:
+        seen: set[str] = set()
+        target = Round(folder, number)
+        for part in target.parts():
+            try:
+                rows = target.read_part(part)
+            except (pa.ArrowException, OSError) as error:
+                result.report(f"{target.part_path(part)}: cannot be read: {error}")
+                continue
+            for row in rows.to_pylist():
+                if row["image_id"] in seen:
+                    result.report(f"{target.name}: image {row['image_id']!r} stands in it twice")
+                if row["image_id"] in dropped:
+                    result.report(f"{target.name}: image {row['image_id']!r} was dropped and stands in it")
+                seen.add(row["image_id"])
+                _verify_row(row, result)
+    return result
+
+
+def _verify_row(row: dict, result: Verification) -> None:
+    where = repr(row["image_id"])
+    result.images += 1
+    result.failed += row["status"] == "failed"
+    if row["status"] == "failed" and not row["error"]:
+        result.report(f"{where}: failed without a reason")
+    masks, rles = row["masks"], row["rles"]
+    if not len(masks) == len(rles) == len(row["raw_rles"]):
+        result.report(f"{where}: {len(masks)} masks, {len(rles)} rles, {len(row['raw_rles'])} raw_rles")
+        return
+    embeddings = row["mask_embeddings"]
+    if embeddings is not None and len(embeddings) != len(masks):
+        result.report(f"{where}: {len(masks)} masks, {len(embeddings)} mask_embeddings")
+    result.masks += sum(mask["keep"] for mask in masks)
+    ids = {mask["mask_id"] for mask in masks}
+    if len(ids) != len(masks):
+        result.report(f"{where}: mask ids repeat")
+    for mask, counts in zip(masks, rles, strict=True):
+        rle = {"size": [row["height"], row["width"]], "counts": counts}
+        decoded = coco_mask.decode(rle)
+        if int(decoded.sum()) != mask["area"]:
+            result.report(f"{mask['mask_id']}: area {mask['area']}, its run lengths hold {int(decoded.sum())}")
+        if coco_mask.toBbox(rle).astype(int).tolist() != mask["bbox"]:
+            result.report(f"{mask['mask_id']}: bbox {mask['bbox']}, its run lengths {coco_mask.toBbox(rle).tolist()}")
+        if mask["parent_id"] is not None and mask["parent_id"] not in ids:
+            result.report(f"{mask['mask_id']}: parent {mask['parent_id']!r} is not in the row")
+        if mask["keep"] != (mask["drop_reason"] is None):
+            result.report(f"{mask['mask_id']}: keep {mask['keep']} and drop_reason {mask['drop_reason']!r} disagree")
