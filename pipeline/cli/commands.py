@@ -121,17 +121,28 @@ def filter_command(
 
 @app.command("scenes")
 def scenes_command(
-    output: Annotated[str, typer.Argument(help="A new folder: images/ and annotations.json go there.")],
+    output: Annotated[str, typer.Argument(help="A new folder: images/ and annotations.json, or clips, go there.")],
     count: Annotated[int, typer.Option(help="How many scenes.")] = 100,
     seed: Annotated[int, typer.Option(help="The first scene's seed; the next have the next ones.")] = 0,
     width: Annotated[int, typer.Option(help="Pixels.")] = 640,
     height: Annotated[int, typer.Option(help="Pixels.")] = 480,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    video: Annotated[bool, typer.Option("--video", help="Clips with moving objects, one SA-V-like JSON each.")] = False,
+    frames: Annotated[int, typer.Option(help="With --video: frames a clip.")] = 24,
+    mp4: Annotated[bool, typer.Option("--mp4", help="With --video: mp4 files, not folders of frames.")] = False,
 ) -> None:
-    """Make synthetic labelled scenes: images and their true masks as COCO JSON."""
+    """Make synthetic labelled scenes: images and their true masks as COCO JSON, or clips."""
     from pipeline.progress import progress_bar
     from pipeline.scenes.write import write_scenes
+    from pipeline.scenes.write_clips import write_clips
 
+    if video:
+        with progress_bar("drawing", count, "clips", quiet=False) as update:
+            folder = write_clips(
+                output, count, frames, seed, width, height, mp4, workers, lambda done: update(done, "")
+            )
+        print(f"{count:,} clips → {folder}")
+        return
     with progress_bar("drawing", count, "scenes", quiet=False) as update:
         folder = write_scenes(output, count, seed, width, height, workers, lambda done: update(done, ""))
     print(f"{count:,} scenes → {folder}")

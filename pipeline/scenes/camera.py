@@ -28,8 +28,11 @@ def dapple(rng: np.random.Generator, canvas: Canvas) -> None:
     canvas.image *= factor[..., None]
 
 
-def expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Photograph linear light, (H, W, 3) float32: lens, exposure, tone, sensor noise, compression; uint8 sRGB."""
+def expose(rng: np.random.Generator, image: np.ndarray, grain: np.random.Generator | None = None) -> np.ndarray:
+    """Photograph linear light, (H, W, 3) float32: lens, exposure, tone, sensor noise, compression; uint8 sRGB.
+
+    `grain` draws the noise instead of `rng`: the frames of a clip share a camera, but not their noise.
+    """
     image = _lens(rng, image)
     gains = np.exp(rng.normal(0.0, 0.07, 3)).astype(np.float32)
     level = float(np.exp(rng.normal(np.log(0.18), 0.38))) / max(float(image.mean()), 1e-4)
@@ -41,7 +44,7 @@ def expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     contrast = float(rng.uniform(-0.1, 1.0))
     image = image + contrast * (image - 0.45) * image * (1.0 - image) * 2.0
     image = _desaturate(rng, image)
-    image = _noise(rng, image)
+    image = _noise(rng, image, grain or rng)
     picture = np.clip(image * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
     if rng.random() < 0.7:
         quality = int(rng.integers(45, 96))
@@ -76,12 +79,12 @@ def _desaturate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.asarray(grey[..., None] + (image - grey[..., None]) * keep)
 
 
-def _noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def _noise(rng: np.random.Generator, image: np.ndarray, grains: np.random.Generator) -> np.ndarray:
     """Grain that every channel shares, some of it of its own, stronger in the dark parts of the tone curve."""
     strength = float(rng.gamma(1.5, 0.006))
     h, w = image.shape[:2]
-    shared = rng.standard_normal((h, w, 1), dtype=np.float32)
-    own = rng.standard_normal((h, w, 3), dtype=np.float32)
+    shared = grains.standard_normal((h, w, 1), dtype=np.float32)
+    own = grains.standard_normal((h, w, 3), dtype=np.float32)
     grain = 0.8 * shared + 0.6 * own
     if rng.random() < 0.3:
         grain = cv2.GaussianBlur(grain, (0, 0), 0.7) * 2.0

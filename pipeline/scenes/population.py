@@ -29,7 +29,7 @@ _SMALL: tuple[Maker, ...] = (things.bottle, things.cup, things.can, things.book,
                              primitives.ball, primitives.simple_shape, primitives.simple_shape, primitives.pebble,
                              primitives.strand, primitives.crate, animals.bug, animals.fish, animals.snake,
                              plants.flower, plants.mushroom)  # fmt: skip
-_ALL: tuple[Maker, ...] = (*_WILD, *_TOWN, *_HOME, *_SMALL, vehicles.plane, things.tower, things.picture)
+ANYTHING: tuple[Maker, ...] = (*_WILD, *_TOWN, *_HOME, *_SMALL, vehicles.plane, things.tower, things.picture)
 _SKY: tuple[Maker, ...] = (animals.bird, vehicles.plane, primitives.ball, primitives.simple_shape, animals.bug)
 _CAST: dict[str, tuple[Maker, ...]] = {"street": _TOWN, "room": _HOME, "table": _SMALL}
 
@@ -45,7 +45,7 @@ class _Group:
 
 def populate(rng: np.random.Generator, canvas: Canvas, setting: Setting, num_objects: int, max_nodes: int) -> None:
     """Stamp about `num_objects` objects, back to front, as long as they come to at most `max_nodes` pieces."""
-    cast = _CAST.get(setting.place, _WILD if setting.horizon is not None else _ALL)
+    cast = _CAST.get(setting.place, _WILD if setting.horizon is not None else ANYTHING)
     if setting.place == "street":
         _line_street(rng, canvas, setting)
     if setting.place == "room":
@@ -53,7 +53,7 @@ def populate(rng: np.random.Generator, canvas: Canvas, setting: Setting, num_obj
     groups: list[_Group] = []
     budget = max_nodes - len(canvas.nodes)
     for _ in range(num_objects):
-        pool = _ALL if rng.random() < 0.12 else cast
+        pool = ANYTHING if rng.random() < 0.12 else cast
         figure = pool[int(rng.integers(len(pool)))](rng)
         count = int(rng.integers(2, 6)) if rng.random() < 0.2 else 1
         budget -= count * (len(figure.pieces) + 1)
@@ -92,7 +92,7 @@ def _place_group(rng: np.random.Generator, canvas: Canvas, setting: Setting, gro
         pose = Pose(float(rng.random() * canvas.width), float(rng.random() * setting.horizon), size,
                     float(rng.normal(0.0, 0.3)), defocus, shadow="none")  # fmt: skip
     fit = fitted(figure, mirrored=bool(rng.random() < 0.5))
-    low, high = _extent(fit)
+    low, high = extent(fit)
     materials = make_materials(rng, canvas, fit, pose.size, _colour_behind(rng, canvas, pose))
     for k in range(num):
         step = (high - low) * 0.5 * pose.size * float(rng.uniform(0.6, 1.6))
@@ -145,7 +145,7 @@ def _line_street(rng: np.random.Generator, canvas: Canvas, setting: Setting) -> 
         size = figure.height / setting.eye * near * depth
         size = float(np.clip(size, 0.1 * canvas.scale, 0.8 * canvas.height))
         fit = fitted(figure)
-        low, high = _extent(fit)
+        low, high = extent(fit)
         foot = setting.horizon + near * depth
         pose = Pose(x - low * 0.5 * size, foot, size, haze=0.5 * setting.haze, shadow="none")
         stamp(canvas, fit, make_materials(rng, canvas, fit, 0.5 * size), pose, setting.air)
@@ -166,7 +166,7 @@ def _stamp(rng: np.random.Generator, canvas: Canvas, setting: Setting, figure: F
     stamp(canvas, fit, make_materials(rng, canvas, fit, pose.size), pose, setting.air)
 
 
-def _extent(figure: Figure) -> tuple[float, float]:
+def extent(figure: Figure) -> tuple[float, float]:
     """The leftmost and rightmost x of a fitted figure."""
     x = np.concatenate([ring[:, 0] for part in figure.pieces for ring in part.rings])
     return float(x.min()), float(x.max())

@@ -19,7 +19,7 @@ MAX_SHARE = 0.9  # of the image; a larger region is no segment
 MIN_SEGMENTS, MAX_SEGMENTS = 20, 120
 MIN_SIDE, MAX_SIDE = 32, 4096
 
-_BACKDROPS: tuple[tuple[Callable[[np.random.Generator, Canvas], Setting], float], ...] = (
+BACKDROPS: tuple[tuple[Callable[[np.random.Generator, Canvas], Setting], float], ...] = (
     (landscape, 0.26),
     (street, 0.2),
     (room, 0.15),
@@ -70,12 +70,12 @@ def render_scene(seed: int, width: int = 640, height: int = 480) -> Scene:
         palette=sample_palette(rng),
         light=sample_light(rng),
     )
-    backdrop = _BACKDROPS[int(rng.choice(len(_BACKDROPS), p=[share for _, share in _BACKDROPS]))][0]
+    backdrop = BACKDROPS[int(rng.choice(len(BACKDROPS), p=[share for _, share in BACKDROPS]))][0]
     setting = backdrop(rng, canvas)
     populate(rng, canvas, setting, num_objects=int(rng.integers(6, 34)), max_nodes=170)
     enough = min(MIN_SEGMENTS, width * height // 1000)  # a tiny picture has no room for more
     for _ in range(60):
-        if len(_segments(canvas)) >= enough and _areas(canvas).max() <= MAX_SHARE * canvas.labels.size:
+        if len(_segments(canvas)) >= enough and node_areas(canvas).max() <= MAX_SHARE * canvas.labels.size:
             break
         add_clutter(rng, canvas, setting)
     dapple(rng, canvas)
@@ -95,7 +95,7 @@ def check_size(seed: int, width: int, height: int) -> None:
 
 def _segments(canvas: Canvas) -> list[int]:
     """The nodes that count as segments, at most MAX_SEGMENTS, in painting order (parents before parts)."""
-    area = _areas(canvas)
+    area = node_areas(canvas)
     limit = MAX_SHARE * canvas.labels.size
     kept: list[int] = []
     chosen: set[int] = set()
@@ -115,7 +115,7 @@ def _segments(canvas: Canvas) -> list[int]:
     return kept
 
 
-def _areas(canvas: Canvas) -> np.ndarray:
+def node_areas(canvas: Canvas) -> np.ndarray:
     """Visible pixels of each node with all of its parts."""
     area = np.bincount(canvas.labels.ravel() + 1, minlength=len(canvas.nodes) + 1)[1:]
     for index in range(len(canvas.nodes) - 1, -1, -1):
@@ -132,7 +132,7 @@ def _nearest(canvas: Canvas, node: int | None, chosen: set[int]) -> int | None:
     return node
 
 
-def _family(canvas: Canvas) -> list[list[int]]:
+def families(canvas: Canvas) -> list[list[int]]:
     """For each node, itself and all of its parts."""
     family: list[list[int]] = [[index] for index in range(len(canvas.nodes))]
     for index in range(len(canvas.nodes) - 1, -1, -1):
@@ -145,7 +145,7 @@ def _family(canvas: Canvas) -> list[list[int]]:
 def _describe(canvas: Canvas, image: np.ndarray) -> tuple[tuple[SceneObject, ...], list[Place]]:
     """Cut the masks out of the label map and put each segment into words, with the colours of the final image."""
     kept = _segments(canvas)
-    family, chosen = _family(canvas), set(kept)
+    family, chosen = families(canvas), set(kept)
     number = {node: k for k, node in enumerate(kept)}
     masks: list[np.ndarray] = []
     colours: list[str] = []

@@ -43,6 +43,23 @@ def stamp(canvas: Canvas, figure: Figure, materials: dict[str, Material], pose: 
 
     `air` (3,) is the colour of haze. The label map takes the figure's sharp silhouette, whatever its blur.
     """
+    drawn = draw_figure(canvas, figure, materials, pose)
+    if drawn is None:
+        return None
+    root, box, colour, alpha = drawn
+    if pose.shadow != "none":
+        _cast_shadow(canvas, alpha, box, pose)
+    _composite(canvas, colour, alpha, box, pose, air)
+    return root
+
+
+def draw_figure(
+    canvas: Canvas, figure: Figure, materials: dict[str, Material], pose: Pose
+) -> tuple[int, Box, np.ndarray, np.ndarray] | None:
+    """Draw `figure` for itself: its node, its box, and over the box its colour, premultiplied, and its coverage.
+
+    The label map takes its silhouette, the image is left as it is; None if it lies outside.
+    """
     placed = [tuple(_place(ring, pose) for ring in part.rings) for part in figure.pieces]
     frame = (0, 0, canvas.width, canvas.height)
     blur = 3.0 * pose.defocus + max(abs(pose.motion[0]), abs(pose.motion[1]))
@@ -73,10 +90,7 @@ def stamp(canvas: Canvas, figure: Figure, materials: dict[str, Material], pose: 
         blend(colour[ys, xs], surface(canvas, cover, inner, material, part.relief, part.tone), cover)
         alpha[ys, xs] += (1.0 - alpha[ys, xs]) * cover
         labels[ys, xs][cover >= 0.5] = nodes[-1]
-    if pose.shadow != "none":
-        _cast_shadow(canvas, alpha, box, pose)
-    _composite(canvas, colour, alpha, box, pose, air)
-    return root
+    return root, box, colour, alpha
 
 
 def _place(ring: np.ndarray, pose: Pose) -> np.ndarray:

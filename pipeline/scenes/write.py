@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ _SETTINGS = "_scenes.json"
 _ANNOTATIONS = "annotations.json"
 
 Record = dict[str, Any]
+_Made = TypeVar("_Made")
 
 
 def write_scenes(
@@ -43,23 +44,24 @@ def write_scenes(
 
     Raises ValueError for a bad count, seed, size or number of workers, and for an output made with other settings.
     """
-    _check(output, count, seed, width, height, num_workers)
+    check_request(output, count, seed, width, height, num_workers)
     folder = Path(output)
     settings = {"version": GENERATOR_VERSION, "count": count, "seed": seed, "width": width, "height": height}
-    _claim(folder, settings)
+    claim(folder, settings)
     target = folder / _ANNOTATIONS
     if not target.exists():
         images = folder / "images"
         images.mkdir(exist_ok=True)
         render = partial(_write_scene, images=images, width=width, height=height)
-        with _replacing(target) as stream:
-            _write_annotations(stream, settings, _rendered(render, range(seed, seed + count), num_workers), progress)
+        with replacing(target) as stream:
+            _write_annotations(stream, settings, rendered(render, range(seed, seed + count), num_workers), progress)
     elif progress is not None:
         progress(count)
     return target
 
 
-def _check(output: str, count: int, seed: int, width: int, height: int, num_workers: int) -> None:
+def check_request(output: str, count: int, seed: int, width: int, height: int, num_workers: int) -> None:
+    """Raise a one-line ValueError for what cannot be written."""
     if "://" in output:
         raise ValueError(f"output must be a local folder, got {output}; write to a folder and copy it there")
     if count < 1:
@@ -69,7 +71,7 @@ def _check(output: str, count: int, seed: int, width: int, height: int, num_work
     check_size(seed, width, height)
 
 
-def _claim(folder: Path, settings: Record) -> None:
+def claim(folder: Path, settings: Record) -> None:
     """Make `folder` this call's, or raise ValueError if it already belongs to another."""
     note = folder / _SETTINGS
     if folder.exists() and not folder.is_dir():
@@ -81,15 +83,15 @@ def _claim(folder: Path, settings: Record) -> None:
         if changed:
             raise ValueError(f"output {folder} holds scenes with {', '.join(changed)}; choose another folder")
         return
-    if (folder / "images").exists() or (folder / _ANNOTATIONS).exists():
+    if (folder / "images").exists() or (folder / _ANNOTATIONS).exists() or any(folder.glob("clip_*")):
         raise ValueError(f"output {folder} holds images or annotations that are no scenes; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(note) as stream:
+    with replacing(note) as stream:
         json.dump(settings, stream)
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[TextIO]:
+def replacing(target: Path) -> Iterator[TextIO]:
     """A text file that takes `target`'s place once it is complete and on the disk."""
     temporary = target.with_name(f".{target.name}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
@@ -99,10 +101,8 @@ def _replacing(target: Path) -> Iterator[TextIO]:
     temporary.replace(target)
 
 
-def _rendered(
-    render: Callable[[int], tuple[Record, list[Record]]], seeds: range, num_workers: int
-) -> Iterator[tuple[Record, list[Record]]]:
-    """The scenes' records in the order of their seeds."""
+def rendered(render: Callable[[int], _Made], seeds: range, num_workers: int) -> Iterator[_Made]:
+    """What `render` makes of each seed, in the order of the seeds; in other processes if `num_workers` is above 1."""
     if num_workers == 1:
         yield from map(render, seeds)
         return
