@@ -13,6 +13,7 @@ from models.layers import DropPath, LayerNorm2d, MlpBlock
 # A CPU's fused attention is slow backwards (1.7 times the encoder's whole step at 24 x 24 cells), so training there
 # holds the pairs of all cells, as long as they are so few.
 MAX_PAIRED_CELLS = 1024
+STRIP_PAIRS = 1 << 20  # of cells, in a CPU's strips: what a core's share of the cache holds
 
 
 class ImageEncoderViT(nn.Module):
@@ -102,7 +103,8 @@ class Attention(nn.Module):
 
     The bias is folded into the product of queries and keys: a query carries its bias toward each row and each column
     as further channels, a key picks its own row and column by a 1. So no matrix of all pairs is ever held, which at
-    64 x 64 tokens and 16 heads would take 1 GiB.
+    64 x 64 tokens and 16 heads would take 1 GiB. In fp32 a CPU is bound by products, of which these channels make
+    three times as many; there the bias is added to strips of that matrix.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, grid_size: int) -> None:
@@ -121,6 +123,9 @@ class Attention(nn.Module):
         toward_columns = relative_positions(self.rel_pos_w, width)  # (W, W, d)
         bias_h = torch.einsum("bnhwd,hkd->bnhwk", q, toward_rows)
         bias_w = torch.einsum("bnhwd,wkd->bnhwk", q, toward_columns)
+        if q.device.type == "cpu" and q.dtype == torch.float32 and not torch.is_grad_enabled():
+            out = attend_in_strips(q, k, v, bias_h, bias_w).transpose(1, 2)  # (B, H*W, heads, d)
+            return self.proj(out.reshape(batch, height, width, dim))
         channels = q.shape[-1]
         q = torch.cat([q * channels**-0.5, bias_h.to(q.dtype), bias_w.to(q.dtype)], dim=-1)  # (B, heads, H, W, d+H+W)
         places = one_hot_places(height, width, k.device).to(k.dtype).expand(batch, self.num_heads, -1, -1, -1)
@@ -132,6 +137,27 @@ class Attention(nn.Module):
             v = F.pad(v, (0, height + width))  # a fused attention wants values as wide as keys
             out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :channels]
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, dim))
+
+
+def attend_in_strips(q: Tensor, k: Tensor, v: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Attention of every cell to all cells, `STRIP_PAIRS` pairs at a time: (B, heads, H, W, d) -> (B, heads, H*W, d).
+
+    bias_h: (B, heads, H, W, H) and bias_w: (B, heads, H, W, W), what a query adds for a key's row and column.
+    """
+    batch, heads, height, width, channels = q.shape
+    cells = height * width
+    q, k, v, bias_h, bias_w = (x.flatten(0, 1).flatten(1, 2) for x in (q * channels**-0.5, k, v, bias_h, bias_w))
+    num_heads, num_queries = max(1, STRIP_PAIRS // cells**2), max(1, STRIP_PAIRS // cells)
+    out = torch.empty_like(q)
+    for some in (slice(start, start + num_heads) for start in range(0, len(q), num_heads)):
+        keys = k[some].transpose(1, 2)
+        for strip in (slice(start, start + num_queries) for start in range(0, cells, num_queries)):
+            scores = q[some, strip] @ keys  # (heads, queries, H*W)
+            by_place = scores.unflatten(2, (height, width))
+            by_place += bias_h[some, strip, :, None]
+            by_place += bias_w[some, strip, None, :]
+            out[some, strip] = scores.softmax(-1) @ v[some]
+    return out.unflatten(0, (batch, heads))
 
 
 def one_hot_places(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -49,7 +49,23 @@ def test_attention_follows_its_definition() -> None:
             ]
             weights = (q[i, head] @ k[:, head].T / 2 + torch.stack(bias)).softmax(0)
             expected[i, head] = weights @ v[:, head]
-    torch.testing.assert_close(attention(x), attention.proj(expected.reshape(1, 3, 3, 8)), rtol=0, atol=1e-5)
+    expected = attention.proj(expected.reshape(1, 3, 3, 8))
+    torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 24, 36, 80, 1 << 20])  # a query at a time, …, some heads at once, all
+def test_strips_of_any_size_give_what_folded_biases_give(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    attention = Attention(12, 3, 3)
+    torch.nn.init.normal_(attention.rel_pos_h)
+    torch.nn.init.normal_(attention.rel_pos_w)
+    x = torch.randn(2, 2, 3, 12)
+    expected = attention(x)  # with gradients, so not in strips
+    monkeypatch.setattr(image_encoder, "STRIP_PAIRS", pairs)
+    with torch.inference_mode():
+        torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-5)
 
 
 def test_places_are_one_hot_rows_then_columns() -> None:
@@ -57,8 +73,9 @@ def test_places_are_one_hot_rows_then_columns() -> None:
     assert one_hot_places(2, 3)[0, 0].tolist() == [1, 0, 1, 0, 0]
 
 
-def test_no_matrix_of_all_pairs_is_held() -> None:
-    attention = Attention(8, 2, 48)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # in strips, folded
+def test_no_matrix_of_all_pairs_is_held(dtype: torch.dtype) -> None:
+    attention = Attention(8, 2, 48).to(dtype)
     largest = 0
 
     class Watch(TorchDispatchMode):
@@ -70,8 +87,9 @@ def test_no_matrix_of_all_pairs_is_held() -> None:
             return out
 
     with Watch(), torch.inference_mode():
-        attention(torch.randn(1, 48, 48, 8))
-    assert largest <= 2 * 48**2 * (4 + 2 * 48)  # keys of both heads with their places; all pairs would be 23 times that
+        attention(torch.randn(1, 48, 48, 8, dtype=dtype))
+    # a strip, or the keys of both heads with their places; all pairs would be 10 and 23 times that
+    assert largest <= (image_encoder.STRIP_PAIRS if dtype == torch.float32 else 2 * 48**2 * (4 + 2 * 48))
 
 
 def debug_encoder() -> ImageEncoderViT:
