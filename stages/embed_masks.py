@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.clip.model import Clip
-from models.clip.regions import ViewSettings, normalise_views, region_view, whole_view
-from models.masks.rle import decode_masks
+from models.clip.regions import Box, ViewSettings, normalise_views, patch_view, whole_view
+from models.masks.rle import decode_masks, decode_patches
 
 Features = NDArray[np.float32]
 
@@ -48,11 +48,9 @@ class MaskEncoder:
         seen = [one.boxes[:, 2:].min(axis=1, initial=1) > 0 for one in regions]
         scales = self.views.scales
         parts = self._encode(
-            region_view(
-                one.image, one.rles[index], tuple(one.boxes[index].tolist()), scale, self.views, self.clip.config
-            )
+            patch_view(one.image, patch, box, scale, self.views, self.clip.config)
             for one, visible in zip(regions, seen, strict=True)
-            for index in np.flatnonzero(visible).tolist()
+            for patch, box in _patches(one, np.flatnonzero(visible))
             for scale in scales
         )
         means = _unit(parts.reshape(-1, len(scales), parts.shape[-1]).mean(axis=1))
@@ -106,6 +104,14 @@ class MaskEncoder:
         pooled = self.clip.encode_regions(image.to(device), torch.from_numpy(shares)[None].to(device))
         features[visible] = _numpy(pooled[0])
         return features
+
+
+def _patches(regions: Regions, visible: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.uint8], Box]]:
+    """The pixels of each visible mask within its box, and the box."""
+    boxes = regions.boxes[visible]
+    rles = [regions.rles[index] for index in visible.tolist()]
+    patches = decode_patches(rles, regions.image.shape[0], regions.image.shape[1], boxes) if rles else []
+    return zip(patches, map(tuple, boxes.tolist()), strict=True)
 
 
 def _numpy(features: Tensor) -> Features:

@@ -37,10 +37,22 @@ class ViewSettings(BaseModel):
 def region_view(
     image: NDArray[np.uint8], rle: bytes, bbox: Box, scale: float, settings: ViewSettings, config: ClipConfig
 ) -> NDArray[np.uint8]:
+    """`patch_view` of a mask as COCO counts."""
+    return patch_view(image, decode_patch(rle, image.shape[0], image.shape[1], bbox), bbox, scale, settings, config)
+
+
+def patch_view(
+    image: NDArray[np.uint8],
+    patch: NDArray[np.uint8],
+    bbox: Box,
+    scale: float,
+    settings: ViewSettings,
+    config: ClipConfig,
+) -> NDArray[np.uint8]:
     """One view of a mask as RGB (S, S, 3), S being `config.image_size`; not normalised yet.
 
-    `image` is RGB (H, W, 3); `rle` the mask's COCO counts on it; `bbox` the mask's (x, y, w, h), w and h at least 1.
-    What the view shows beyond the image is CLIP's mean colour.
+    `image` is RGB (H, W, 3); `bbox` the mask's (x, y, w, h), w and h at least 1, and `patch` (h, w) its pixels there,
+    0 or 1. What the view shows beyond the image is CLIP's mean colour.
     """
     height, width = image.shape[:2]
     x, y, w, h = bbox
@@ -49,16 +61,15 @@ def region_view(
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     mean = tuple(round(255 * value) for value in config.pixel_mean)
     around = (y0 - top, top + side - y1, x0 - left, left + side - x1)
-    crop, mask = image[y0:y1, x0:x1], decode_patch(rle, height, width, (x0, y0, x1 - x0, y1 - y0)).astype(np.uint8)
+    crop = image[y0:y1, x0:x1]
     if any(around):
         crop = cv2.copyMakeBorder(crop, *around, cv2.BORDER_CONSTANT, value=mean)
-        mask = cv2.copyMakeBorder(mask, *around, cv2.BORDER_CONSTANT, value=0)
+    mask = np.zeros((side, side), np.float32)
+    mask[y - top : y - top + h, x - left : x - left + w] = patch
     size = config.image_size
     how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     view = cv2.resize(crop, (size, size), interpolation=how).astype(np.float32)
-    share = cv2.resize(
-        mask * np.float32(1), (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    )
+    share = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
     background = cv2.GaussianBlur(view, (0, 0), settings.blur * size) if settings.blur else view
     background = background + settings.fade * (np.array(mean, np.float32) - background)
     view = background + share[..., None] * (view - background)

@@ -34,8 +34,8 @@ class ClipTrainerSettings(BaseModel):
 
 @dataclass(frozen=True)
 class TextGroup:
-    """Texts that compete with each other: `tokens` (M, L) of different texts; image `rows[i]` of the batch is shown
-    by text `targets[i]`. Of `classes`, few texts for many images, only the loss of the images counts (CLIP's zero-shot
+    """Texts that compete with each other: `tokens` (M, L) of different texts; thing `rows[i]` of the batch is named by
+    text `targets[i]`. Of `classes`, few texts for many things, only the loss of the images counts (CLIP's zero-shot
     classifier as it is used): that of the texts would weigh every class alike, however rare."""
 
     name: str
@@ -47,9 +47,11 @@ class TextGroup:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Normalised views (N, 3, S, S) and the groups of texts that they are compared with."""
+    """Normalised views (N, 3, S, S) and the groups of texts that they are compared with. View i is one of thing
+    `shows[i]`, whose feature is the mean over its views, as in use; the groups' rows are the things."""
 
     images: Tensor
+    shows: Tensor
     groups: Sequence[TextGroup]
 
 
@@ -92,9 +94,11 @@ class ClipTrainer:
         device = self.clip.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
             images = batch.images.to(device, memory_format=torch.channels_last)
-            image_features = self.clip.encode_image(images).float()
+            views = F.normalize(self.clip.encode_image(images).float(), dim=-1)
             text_features = [self.clip.encode_text(group.tokens.to(device)).float() for group in batch.groups]
-        total, metrics = image_features.new_zeros(()), {}
+        shows = batch.shows.to(device)
+        image_features = views.new_zeros(int(shows.max()) + 1, views.shape[1]).index_add(0, shows, views)
+        total, metrics = views.new_zeros(()), {}
         for group, texts in zip(batch.groups, text_features, strict=True):
             rows, targets = group.rows.to(device), group.targets.to(device)
             if group.classes:

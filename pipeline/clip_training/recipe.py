@@ -31,8 +31,8 @@ class ClipTrainRecipe(BaseModel):
     model: dict[str, Any] | None = None
     max_tokens: Annotated[int, Field(gt=514)] = 1024
     views: ViewSettings = ViewSettings()
-    images_per_step: Annotated[int, Field(ge=1)] = 16
-    masks_per_image: Annotated[int, Field(ge=1)] = 15
+    images_per_step: Annotated[int, Field(ge=0)] = 4
+    masks_per_step: Annotated[int, Field(ge=1)] = 96
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     stop_after: Annotated[int, Field(ge=1)] | None = None
     num_threads: Annotated[int, Field(ge=1)] = 1

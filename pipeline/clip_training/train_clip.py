@@ -11,8 +11,10 @@ from models.clip.learn_bpe import learn_merges
 from models.clip.model import Clip
 from models.clip.tokenizer import ClipTokenizer
 from models.training.clip_trainer import ClipTrainer, NonFiniteClipLossError
-from models.weights import VIEWS_NOTE, load_clip, load_clip_tokenizer, save_clip
+from models.weight_files import read_metadata
+from models.weights import MERGES_NOTE, VIEWS_NOTE, load_clip, load_clip_tokenizer, save_clip
 from pipeline.clip_training.batches import ClipBatches
+from pipeline.clip_training.packed import pack_views
 from pipeline.clip_training.recipe import ClipTrainRecipe
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.errors import TrainingError
@@ -43,15 +45,10 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
     trainer = ClipTrainer(clip.to(device), recipe.training)
     if state is not None:
         trainer.load_state_dict(state)
+    seed = recipe.training.seed
+    packed = pack_views(pictures, recipe.views, clip.config, seed, folder, quiet)
     batches = ClipBatches(
-        pictures,
-        vocabulary,
-        tokenizer,
-        clip.config,
-        recipe.views,
-        recipe.training.seed,
-        recipe.images_per_step,
-        recipe.masks_per_image,
+        packed, vocabulary, tokenizer, clip.config, seed, recipe.images_per_step, recipe.masks_per_step
     )
     first, end = trainer.num_steps_done, recipe.training.num_steps
     end = end if recipe.stop_after is None else min(end, first + recipe.stop_after)
@@ -89,7 +86,8 @@ def _starting_clip(
     `learned` when the training began, if it goes on."""
     if recipe.start is not None:
         clip, _ = load_clip(recipe.start)
-        return clip.requires_grad_(True), load_clip_tokenizer(recipe.start, clip.config), None
+        own = read_metadata(recipe.start).get(MERGES_NOTE)
+        return clip.requires_grad_(True), load_clip_tokenizer(recipe.start, clip.config), own
     merges = learned or learn_merges(_texts(pictures, vocabulary), recipe.max_tokens)
     probe = ClipTokenizer.from_merges(merges)
     sizes = recipe.sizes(probe.vocab_size)

@@ -7,9 +7,9 @@ import torch
 from models.clip.config import CLIP_SIZES
 from models.clip.contrastive import contrastive_loss, shared_text_loss
 from models.clip.learn_bpe import learn_merges
-from models.clip.regions import ViewSettings, normalise_views, region_view, whole_view
+from models.clip.regions import ViewSettings, normalise_views, patch_view, region_view, whole_view
 from models.clip.tokenizer import ClipTokenizer
-from models.masks.rle import encode_masks
+from models.masks.rle import decode_patches, encode_masks
 
 CONFIG = dataclasses.replace(CLIP_SIZES["debug"], image_size=32)
 
@@ -94,3 +94,19 @@ def test_tokens_do_not_depend_on_the_order_of_the_texts() -> None:
     first = learn_merges(texts, 700)
     assert len(first.splitlines()) > 50
     assert all(learn_merges(random.permutation(texts), 700) == first for _ in range(5))
+
+
+def test_a_patch_shows_what_the_run_lengths_show() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    masks = np.zeros((3, 50, 70), np.uint8)
+    masks[0, 0, 69], masks[1, 3:40, 5:9], masks[2] = 1, rng.integers(0, 2, (37, 4)), 1
+    masks[1, 3, 5] = masks[1, 39, 8] = 1
+    rles, boxes = encode_masks(masks), np.array([[69, 0, 1, 1], [5, 3, 4, 37], [0, 0, 70, 50]])
+    for mask, rle, patch, (x, y, w, h) in zip(
+        masks, rles, decode_patches(rles, 50, 70, boxes), boxes.tolist(), strict=True
+    ):
+        np.testing.assert_array_equal(patch, mask[y : y + h, x : x + w])
+        one = patch_view(image, patch, (x, y, w, h), 1.5, ViewSettings(), CONFIG)
+        np.testing.assert_array_equal(one, region_view(image, rle, (x, y, w, h), 1.5, ViewSettings(), CONFIG))
+    assert decode_patches([], 50, 70, boxes[:0]) == []

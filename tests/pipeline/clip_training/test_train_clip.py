@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from models.weight_files import read_metadata
 from models.weights import VIEWS_NOTE, load_clip, load_clip_tokenizer
 from pipeline.clip_training.batches import ClipBatches
+from pipeline.clip_training.packed import pack_views
 from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
 from pipeline.clip_training.train_captioner import train_captioner
 from pipeline.clip_training.train_clip import train_clip
@@ -44,7 +46,7 @@ def recipe(scenes: Path, output: Path, **changes: object) -> ClipTrainRecipe:
         "labels": LABELS,
         "model": MODEL,
         "images_per_step": 2,
-        "masks_per_image": 6,
+        "masks_per_step": 12,
         "checkpoint_every": 2,
         "training": {"num_steps": 4, "optim": {"learning_rate": 1e-3, "warmup_steps": 1}},
     }
@@ -64,8 +66,8 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(scenes: Path, train
     again = train_clip(recipe(scenes, tmp_path), quiet=True)
     one, other = load_clip(str(trained))[0].state_dict(), load_clip(again.weights)[0].state_dict()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    with pytest.raises(ValueError, match=r"masks_per_image 6, not 7"):
-        train_clip(recipe(scenes, tmp_path, masks_per_image=7), quiet=True)
+    with pytest.raises(ValueError, match=r"masks_per_step 12, not 13"):
+        train_clip(recipe(scenes, tmp_path, masks_per_step=13), quiet=True)
 
 
 def test_the_checkpoint_has_its_own_tokens_and_views(trained: Path) -> None:
@@ -75,19 +77,47 @@ def test_the_checkpoint_has_its_own_tokens_and_views(trained: Path) -> None:
     assert "scales" in read_metadata(str(trained))[VIEWS_NOTE]
 
 
-def test_batches_are_a_function_of_the_step_and_captions_leave_relations_out(scenes: Path, trained: Path) -> None:
+def test_batches_are_a_function_of_the_step_and_captions_leave_relations_out(
+    scenes: Path, trained: Path, tmp_path: Path
+) -> None:
     pictures = read_labelled_views([str(scenes)], LABELS)
     assert all(" of the " not in view.texts["caption"] for picture in pictures for view in picture.masks)
     clip, _ = load_clip(str(trained))
     settings = recipe(scenes, trained)
     tokenizer = load_clip_tokenizer(str(trained), clip.config)
     words = read_vocabulary("scenes")
-    one, other = (ClipBatches(pictures, words, tokenizer, clip.config, settings.views, 0, 2, 6) for _ in range(2))
+    packed = [pack_views(pictures, settings.views, clip.config, 0, tmp_path, quiet=True) for _ in range(2)]
+    one, other = (ClipBatches(views, words, tokenizer, clip.config, 0, 2, 12) for views in packed)
     first, same, next_one = one(3), other(3), one(4)
     assert torch.equal(first.images, same.images) and not torch.equal(first.images[:3], next_one.images[:3])
+    assert first.shows.tolist() == [*np.repeat(np.arange(12), 2).tolist(), *range(12, 18)]  # two views a mask
     assert [group.name for group in first.groups] == ["caption", "colour", "pattern", "scene", "thing"]
     colours = first.groups[1]
     assert colours.classes and len(colours.rows) == 12 + 4  # masks, and views of nothing
+
+
+def test_an_epoch_shows_every_mask_once(scenes: Path, trained: Path, tmp_path: Path) -> None:
+    pictures = read_labelled_views([str(scenes)], LABELS)
+    clip, _ = load_clip(str(trained))
+    views = pack_views(pictures, recipe(scenes, trained).views, clip.config, 0, tmp_path, quiet=True)
+    tokenizer = load_clip_tokenizer(str(trained), clip.config)
+    batches = ClipBatches(views, read_vocabulary("scenes"), tokenizer, clip.config, 0, 1, 1)
+    count = len(views.masks)
+    seen = [batches(step).groups[0].rows for step in range(3)]
+    assert all(len(rows) == 1 for rows in seen)
+    order = [place for step in range(-(-count // 5)) for place in batches._places(step, 0, 5, count)]
+    assert sorted(order[:count]) == list(range(count))
+
+
+def test_views_are_rendered_again_when_the_data_changed(scenes: Path, trained: Path, tmp_path: Path) -> None:
+    pictures = read_labelled_views([str(scenes)], LABELS)
+    clip, _ = load_clip(str(trained))
+    settings = recipe(scenes, trained).views
+    first = pack_views(pictures, settings, clip.config, 0, tmp_path, quiet=True)
+    assert first.of_masks.shape == (len(first.masks), 2, 32, 32, 3) and len(first.of_wholes) == 3
+    fewer = pack_views(pictures[:1], settings, clip.config, 0, tmp_path, quiet=True)
+    assert len(fewer.of_masks) == len(pictures[0].masks)
+    assert np.array_equal(fewer.of_masks, first.of_masks[: len(fewer.of_masks)])
 
 
 def test_every_word_of_the_scenes_is_in_their_vocabulary(scenes: Path) -> None:
@@ -117,8 +147,6 @@ def test_calibration_writes_thresholds_that_measuring_uses(scenes: Path, trained
 
 
 def test_a_threshold_is_the_least_from_which_on_tags_are_right() -> None:
-    import numpy as np
-
     share = np.linspace(0, 0.99, 100)
     found = np.where(share > 0.6, 0, 1)
     named = NamedMasks(np.zeros(100, int), found, share, np.ones(100, int))
