@@ -6,12 +6,14 @@ from itertools import accumulate
 from typing import Any
 from weakref import WeakValueDictionary
 
+import ray
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
 
+from pipeline.errors import RunError
 from pipeline.runs.chunks import Chunk
 
 # What an actor needs ahead of it: two blocks in hand, one that is being decoded, one that waits.
@@ -29,12 +31,24 @@ def max_in_flight(chunks: Sequence[Chunk], sam_actors: int) -> int:
 
 
 class Window:
-    """One graph's: its blocks' rows in order, how many images may be in flight, and how many are `committed`."""
+    """One graph's: its blocks' rows in order, how many images may be in flight, how many are `committed`, and whether
+    Ray Data has ever `asked`."""
 
     def __init__(self, block_rows: Sequence[int], max_images: int) -> None:
         self.begun = [0, *accumulate(block_rows)]  # images begun with the n-th block
         self.max_images = max_images
         self.committed = 0
+        self.asked = False
+
+    def commit(self, num_images: int) -> None:
+        """Says how many images are committed by now. The policy is no public interface of Ray Data: raises RunError
+        where rows came back and nobody asked, as nothing then bounds what a kill costs."""
+        if not self.asked:
+            raise RunError(
+                f"ray {ray.__version__}: Ray Data does not ask before it begins images, so that what a kill costs has "
+                "no bound; install the version that constraints.txt names"
+            )
+        self.committed = num_images
 
     def admits(self, num_blocks: int) -> bool:
         """Whether one more block may be begun after `num_blocks` of them."""
@@ -55,4 +69,7 @@ class InFlight(BackpressurePolicy):
         self.window = _windows[window]
 
     def can_add_input(self, op: Any) -> bool:
-        return FIRST_STAGE not in op.name or self.window.admits(op.metrics.num_tasks_submitted)
+        if FIRST_STAGE not in op.name:
+            return True
+        self.window.asked = True
+        return self.window.admits(op.metrics.num_tasks_submitted)

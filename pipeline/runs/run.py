@@ -158,7 +158,7 @@ def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committ
                 graph, window = build_graph(recipe, resources, chunks, committer.target.number, attempts, duplicates)
                 for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                     committer.add(rows)
-                    window.committed = committer.tally.images - before
+                    window.commit(committer.tally.images - before)
                     lease.progress = {"images": committer.tally.images, "of": total} | _counts(committer.seen)
                     update(committer.seen.images, f"{committer.seen.masks:,} masks · {committer.seen.failed:,} failed")
         except RayError as error:

@@ -1,9 +1,15 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from ray.data import DataContext
 
+from pipeline.errors import RunError
+from pipeline.recipes.load_recipe import validate_recipe
+from pipeline.runs import in_flight
 from pipeline.runs.chunks import Chunk
 from pipeline.runs.in_flight import IMAGES_PER_ACTOR, Window, max_in_flight
+from pipeline.runs.run import run
 
 
 def chunk(num_images: int) -> Chunk:
@@ -49,3 +55,22 @@ def test_a_dataset_asks_its_own_window() -> None:
     window.committed = 0
     Operator.name = "MapBatches(FilterMasks)"
     assert policy.can_add_input(Operator)
+
+
+def test_a_ray_that_does_not_ask_ends_the_run_at_its_first_rows(
+    photos: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = validate_recipe(
+        {
+            "input": str(photos),
+            "output": str(tmp_path / "out"),
+            "model": {"checkpoint": "sam_tiny"},
+            "generate": {"points_per_side": 1, "store_floor": {"predicted_iou": 0.05, "stability_score": 0.2}},
+            "filter": {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.3},
+        }
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(in_flight, "FIRST_STAGE", "as another Ray might call it")
+        with pytest.raises(RunError, match=r"^ray 2\.\d+\.\d+: Ray Data does not ask .* constraints.txt names$"):
+            run(recipe, quiet=True)
+    assert run(recipe, quiet=True).total_images == 5
