@@ -34,6 +34,7 @@ from models.sam.checkpoints import (
     resize_positions,
     to_hugging_face,
 )
+from models.sam.clip_prompt import ClipPrompt
 from models.sam.config import SamConfig
 from models.sam.model import Sam
 from models.weight_files import (
@@ -62,11 +63,13 @@ __all__ = [
     "convert",
     "load_captioner",
     "load_clip",
+    "load_clip_prompt",
     "load_clip_tokenizer",
     "load_sam",
     "load_strictly",
     "save_captioner",
     "save_clip",
+    "save_clip_prompt",
     "save_sam",
     "verify_checkpoint",
 ]
@@ -207,6 +210,25 @@ def save_captioner(
     """Writes a captioner as safetensors with its sizes; `notes` is further metadata."""
     state = {key: value.to(dtype) for key, value in captioner.state_dict().items()}
     write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}captioner": captioner.config.to_json()})
+
+
+def load_clip_prompt(checkpoint: str) -> ClipPrompt:
+    """The projection that prompts a SAM with CLIP embeddings, ready for inference. Raises CheckpointError."""
+    stored = read_checkpoint(checkpoint)
+    weight = stored.state.get("projection.weight")
+    if weight is None or weight.ndim != 2:
+        raise CheckpointError(f"{stored.path}: holds no projection of CLIP embeddings; train one with `text_prompt`")
+    with torch.device("meta"):
+        model = ClipPrompt(weight.shape[1], weight.shape[0])
+    load_strictly(model, stored.state, stored.path)
+    return model.eval().requires_grad_(False)
+
+
+def save_clip_prompt(
+    path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype, notes: Mapping[str, str] | None = None
+) -> None:
+    """Writes the projection as safetensors; `notes` is further metadata, such as which CLIP it was trained with."""
+    write_safetensors(path, {key: value.to(dtype) for key, value in weights.items()}, dict(notes or {}))
 
 
 def convert(source: str, destination: Path) -> None:

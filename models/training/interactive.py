@@ -8,7 +8,7 @@ learns, and a fourth output («slot 0») once there are several prompts. A box i
 All images of a pass are decoded together: on a small model most of an image's own call would be overhead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -45,8 +45,10 @@ class PromptTally:
     point_best: Tensor
     point_chosen: Tensor
     box_single: Tensor
+    text_chosen: Tensor
     num_points: int
     num_boxes: int
+    num_texts: int
     num_masks: int  # prompts times rounds
 
     def __add__(self, other: "PromptTally") -> "PromptTally":
@@ -97,14 +99,18 @@ def train_on_prompts(
         for part, by_box in ((slice(num_boxes, None), False), (slice(num_boxes), True)):
             targets = torch.stack([masks[part] for masks in drawn.values()])  # (images, prompts, 4E, 4E)
             if targets.shape[1]:
-                group = _Group(sam, embeddings, with_masks, targets.flatten(0, 1), by_box, settings, generator)
+                targets, frame = targets.flatten(0, 1), sam.config.image_size
+                boxes = noisy_boxes(targets, frame, settings.box_noise, generator) if by_box else None
+                points = None if by_box else random_points(targets, frame, generator)[0]
+                group = PromptGroup(sam, embeddings, with_masks, targets, generator, points=points, boxes=boxes)
                 one = group.run(rounds, weights, step, share, bf16)
                 tally = one if tally is None else tally + one
     return tally
 
 
-class _Group:
-    """Prompts that began alike, on their way through the rounds."""
+class PromptGroup:
+    """B prompts that began alike, on their way through the rounds: with one point each (B, 2), a box each (B, 4), or
+    the sparse tokens (B, K, C) that `tokens` makes, anew in every round as each goes backward by itself."""
 
     def __init__(
         self,
@@ -112,9 +118,11 @@ class _Group:
         embeddings: Tensor,
         images: Tensor,
         targets: Tensor,
-        by_box: bool,
-        settings: PromptSettings,
         generator: torch.Generator,
+        *,
+        points: Tensor | None = None,
+        boxes: Tensor | None = None,
+        tokens: Callable[[], Tensor] | None = None,
     ) -> None:
         self.sam = sam
         self.embeddings = embeddings
@@ -123,14 +131,11 @@ class _Group:
         self.frame = sam.config.image_size
         self.generator = generator
         self.previous: Tensor | None = None  # (B, 4E, 4E) logits
-        self.boxes: Tensor | None = None
-        if by_box:
-            self.boxes = noisy_boxes(targets, self.frame, settings.box_noise, generator)
-            self.points = targets.new_empty(len(targets), 0, 2, dtype=torch.float32)
-            self.labels = targets.new_empty(len(targets), 0, dtype=torch.int64)
-        else:
-            self.points = random_points(targets, self.frame, generator)[0][:, None]
-            self.labels = targets.new_ones(len(targets), 1, dtype=torch.int64)
+        self.boxes = boxes
+        self.tokens = tokens
+        first = targets.new_empty(len(targets), 0, 2, dtype=torch.float32) if points is None else points[:, None]
+        self.points = first  # (B, N, 2)
+        self.labels = targets.new_ones(first.shape[:2], dtype=torch.int64)
 
     def run(self, rounds: list[bool], weights: LossWeights, step: int, share: float, bf16: bool) -> PromptTally:
         logits, predicted_iou = self._decode(first=True, bf16=bf16)
@@ -146,13 +151,18 @@ class _Group:
         total = loss.detach().sum()
         place = place + int(single)
         nothing = total.new_zeros(())
+        by_text = self.tokens is not None
+        by_point = not single and not by_text
+        chosen = actual.gather(1, predicted_iou.argmax(dim=1)[:, None]).sum()
         tally = PromptTally(
             loss=total,
-            point_best=nothing if single else actual.amax(dim=1).sum(),
-            point_chosen=nothing if single else actual.gather(1, predicted_iou.argmax(dim=1)[:, None]).sum(),
+            point_best=actual.amax(dim=1).sum() if by_point else nothing,
+            point_chosen=chosen if by_point else nothing,
             box_single=actual[:, 0].sum() if single else nothing,
-            num_points=0 if single else len(actual),
-            num_boxes=len(actual) if single else 0,
+            text_chosen=chosen if by_text else nothing,
+            num_points=by_point * len(actual),
+            num_boxes=single * len(actual),
+            num_texts=by_text * len(actual),
             num_masks=len(actual),
         )
         # The mask of the highest predicted IoU is fed back, as a user would pick it.
@@ -175,10 +185,10 @@ class _Group:
         (loss.sum() * share).backward()
         self.previous = logits.detach()[:, 0]
         nothing = loss.new_zeros(())
-        return PromptTally(loss.detach().sum(), nothing, nothing, nothing, 0, 0, len(loss))
+        return PromptTally(loss.detach().sum(), nothing, nothing, nothing, nothing, 0, 0, 0, len(loss))
 
     def _decode(self, first: bool, bf16: bool) -> tuple[Tensor, Tensor]:
-        """Logits (B, M, 4E, 4E) and predicted IoU (B, M), fp32. First a point: slots 1 to 3; a box: 0 to 3; then 0."""
+        """Logits (B, M, 4E, 4E) and predicted IoU (B, M), fp32. First a box: slots 0 to 3; else 1 to 3; then 0."""
         sam, device = self.sam, self.embeddings.device
         some = self.points.shape[1] > 0
         prompts = Prompts(
@@ -186,6 +196,7 @@ class _Group:
             labels=self.labels if some else None,
             boxes=self.boxes,
             masks=None if self.previous is None else self.previous[:, None],
+            embeddings=None if self.tokens is None else self.tokens(),
         )
         last = sam.mask_decoder.num_mask_tokens if first else 1
         slots = slice(1 if first and self.boxes is None else 0, last)

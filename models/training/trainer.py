@@ -21,6 +21,7 @@ from models.training.dense import DenseHead, dense_loss, segment_levels
 from models.training.interactive import PromptSettings, PromptTally, train_on_prompts
 from models.training.losses import LossWeights
 from models.training.optim import OptimSettings, learning_rate, make_optimizers, set_learning_rate, update_average
+from models.training.text_prompt import TextPrompter, train_on_text_prompts
 
 
 class NonFiniteLossError(RuntimeError):
@@ -67,24 +68,31 @@ class StepMetrics:
     point_iou_best: float | None
     point_iou_chosen: float | None
     box_iou: float | None
+    text_iou: float | None
     gradient_norm: float
     num_masks: int
     seconds: float
 
 
 class Trainer:
-    """A SAM in training; `step` does one, `state_dict` and `load_state_dict` carry everything that a resume needs."""
+    """A SAM in training; `step` does one, `state_dict` and `load_state_dict` carry everything that a resume needs.
 
-    def __init__(self, sam: Sam, settings: TrainerSettings) -> None:
-        self.sam = sam.train().requires_grad_(True)
-        self.sam.image_encoder.set_drop_path(settings.drop_path)
+    With `text` it is prompted by CLIP embeddings too, or by nothing else."""
+
+    def __init__(self, sam: Sam, settings: TrainerSettings, text: TextPrompter | None = None) -> None:
+        self.text = text
+        self.text_alone = text is not None and text.settings.alone
+        self.sam = sam.train().requires_grad_(not self.text_alone)
+        self.sam.image_encoder.set_drop_path(0.0 if self.text_alone else settings.drop_path)
         self.settings = settings
         self.num_steps_done = 0
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            self.head = DenseHead(sam.config.prompt_embed_dim).to(sam.device)
+            self.head = DenseHead(sam.config.prompt_embed_dim).to(sam.device).requires_grad_(not self.text_alone)
         self.optimizers = make_optimizers(self._named_parameters(), sam.config.encoder_depth, settings.optim)
         self.average = {name: value.detach().clone() for name, value in sam.state_dict().items()}
+        projection = {} if text is None else text.projection.state_dict()
+        self.text_average = {name: value.detach().clone() for name, value in projection.items()}
 
     def step(self, examples: Sequence[Example]) -> StepMetrics:
         """One optimiser step on this worker's images. Raises NonFiniteLossError, with the weights as they were."""
@@ -116,6 +124,7 @@ class Trainer:
             point_iou_best=_mean(tally, "point_best", "num_points"),
             point_iou_chosen=_mean(tally, "point_chosen", "num_points"),
             box_iou=_mean(tally, "box_single", "num_boxes"),
+            text_iou=_mean(tally, "text_chosen", "num_texts"),
             gradient_norm=norm,
             num_masks=0 if tally is None else tally.num_masks,
             seconds=time.perf_counter() - started,
@@ -126,8 +135,8 @@ class Trainer:
     ) -> tuple[list[Tensor], PromptTally | None]:
         """Gradients of some of a step's images: their dense losses (weighted) and their prompts' tally."""
         sam, settings, step = self.sam, self.settings, self.num_steps_done
-        alone = step < settings.dense.steps
-        dense_weight = 1.0 if alone else settings.dense.weight
+        dense_alone = step < settings.dense.steps and not self.text_alone
+        dense_weight = 0.0 if self.text_alone else 1.0 if dense_alone else settings.dense.weight
         with self._precision():
             pixels = torch.cat([sam.preprocess(example.image[None]) for example in examples])
             embeddings = sam.encode_images(pixels)  # (B, C, E, E)
@@ -143,19 +152,19 @@ class Trainer:
         tally: PromptTally | None = None
         clicks = step % settings.clicks_every == 0
         prompts = settings.prompts if clicks else _first_prompt_only(settings.prompts)
-        if not alone:
+        prompt_step, share = step - settings.dense.steps, 1 / num_images
+        if not dense_alone and not self.text_alone:
+            labels = [(example.masks.to(sam.device), example.weights.to(sam.device)) for example in examples]
             tally = train_on_prompts(
-                sam,
-                leaf,
-                [(example.masks.to(sam.device), example.weights.to(sam.device)) for example in examples],
-                prompts,
-                settings.loss,
-                step - settings.dense.steps,
-                generator,
-                share=1 / num_images,
-                bf16=settings.bf16,
+                sam, leaf, labels, prompts, settings.loss, prompt_step, generator, share, settings.bf16
             )
-        if leaf.grad is not None:
+        if not dense_alone and self.text is not None:
+            by_text = train_on_text_prompts(
+                sam, self.text, leaf, examples, prompts, settings.loss, prompt_step, generator, share, settings.bf16
+            )
+            if by_text is not None:
+                tally = by_text if tally is None else tally + by_text
+        if leaf.grad is not None and embeddings.requires_grad:
             embeddings.backward(leaf.grad)
         return dense_losses, tally
 
@@ -187,11 +196,19 @@ class Trainer:
             optimizer.step()
         if self.settings.optim.ema_decay:
             update_average(self.average, self.sam, self.settings.optim.ema_decay, step)
+            if self.text is not None:
+                update_average(self.text_average, self.text.projection, self.settings.optim.ema_decay, step)
         return norm
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and to export: the averaged ones if an average is kept."""
         return dict(self.average) if self.settings.optim.ema_decay else self.sam.state_dict()
+
+    def text_weights(self) -> dict[str, Tensor]:
+        """The same of the projection; empty without `text`."""
+        if self.text is None or self.settings.optim.ema_decay:
+            return dict(self.text_average)
+        return self.text.projection.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that `torch.load(weights_only=True)` reads it."""
@@ -199,6 +216,8 @@ class Trainer:
             "num_steps_done": self.num_steps_done,
             "sam": self.sam.state_dict(),
             "average": dict(self.average),
+            "text": {} if self.text is None else self.text.projection.state_dict(),
+            "text_average": dict(self.text_average),
             "head": self.head.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
@@ -211,10 +230,17 @@ class Trainer:
             optimizer.load_state_dict(saved)
         for name, value in state["average"].items():
             self.average[name].copy_(value)
+        if self.text is not None:
+            self.text.projection.load_state_dict(state["text"])
+        for name, value in state.get("text_average", {}).items():
+            self.text_average[name].copy_(value)
 
     def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        head = [(f"dense_head.{name}", value) for name, value in self.head.named_parameters()]
-        return [*self.sam.named_parameters(), *head]
+        parts = {"": self.sam, "dense_head.": self.head}
+        if self.text is not None:
+            parts["clip_prompt."] = self.text.projection
+        named = [(f"{part}{name}", value) for part, one in parts.items() for name, value in one.named_parameters()]
+        return [(name, value) for name, value in named if value.requires_grad]
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)

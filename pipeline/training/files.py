@@ -8,17 +8,22 @@ from typing import Any, Protocol
 
 import torch
 
+from models.clip.regions import ViewSettings
 from models.sam.build import build_sam
+from models.sam.clip_prompt import ClipPrompt
 from models.sam.config import SamConfig
 from models.sam.model import Sam
 from models.training.start import align_cross_attention, pass_pixels, warm_start
-from models.weights import load_sam
+from models.training.text_prompt import TextPrompter
+from models.weight_files import read_metadata
+from models.weights import VIEWS_NOTE, load_clip, load_sam
 from pipeline.training.recipe import TrainRecipe
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 RECIPE = "recipe.json"
 WEIGHTS = "model.safetensors"
+CLIP_PROMPT = "clip_prompt.safetensors"
 
 
 class Identified(Protocol):
@@ -94,6 +99,21 @@ def starting_model(recipe: TrainRecipe) -> Sam:
             "set adapt: true to take over what fits, or leave model out"
         )
     return model
+
+
+def starting_text(recipe: TrainRecipe, sam: Sam) -> TextPrompter | None:
+    """The recipe's CLIP with a fresh projection to the SAM's prompts, on the CPU; None if it names none.
+
+    Raises CheckpointError for a CLIP that cannot be read.
+    """
+    how = recipe.text_prompt
+    if how is None:
+        return None
+    clip, _ = load_clip(how.clip)
+    note = read_metadata(how.clip).get(VIEWS_NOTE)
+    views = ViewSettings() if note is None else ViewSettings.model_validate_json(note)
+    torch.manual_seed(recipe.training.seed)
+    return TextPrompter(clip, views, ClipPrompt(clip.config.embed_dim, sam.config.prompt_embed_dim), how)
 
 
 class MetricsLog:

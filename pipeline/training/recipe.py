@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.sam.config import SamConfig
 from models.training.augment import AugmentSettings
+from models.training.text_prompt import TextPromptSettings
 from models.training.trainer import TrainerSettings
 
 
@@ -44,6 +45,12 @@ class ValidationSettings(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
+class TextPromptRecipe(TextPromptSettings):
+    """`clip`: the checkpoint whose embeddings become prompts; the projection is exported beside the SAM's weights."""
+
+    clip: Annotated[str, Field(min_length=1)]
+
+
 class TrainResources(BaseModel):
     """`num_workers` processes share each step's images, with a GPU each if `gpus`, and `cpus_per_worker` threads."""
 
@@ -62,6 +69,7 @@ class TrainRecipe(BaseModel):
     model, by default those of `start`; with `adapt` weights of other sizes are taken over where they fit. Without
     `start` weights are fresh; `pass_pixels` then has the encoder begin by handing the picture through, which saves
     thousands of steps.
+    `text_prompt`: masks are prompted by their crops' CLIP embeddings too, so that texts can prompt later.
     `stop_after`: end this sitting after so many steps; the next call goes on.
     """
 
@@ -78,6 +86,7 @@ class TrainRecipe(BaseModel):
     stop_after: Annotated[int, Field(ge=1)] | None = None
     training: TrainerSettings
     augment: AugmentSettings = AugmentSettings()
+    text_prompt: TextPromptRecipe | None = None
     validation: ValidationSettings | None = None
     resources: TrainResources = TrainResources()
 
@@ -91,6 +100,8 @@ class TrainRecipe(BaseModel):
             raise ValueError("neither model nor start is set; give the sizes of a model or a checkpoint to start from")
         if self.pass_pixels and self.start is not None:
             raise ValueError("pass_pixels: only fresh weights begin like that; leave it or start out")
+        if self.text_prompt is not None and self.text_prompt.alone and self.start is None:
+            raise ValueError("text_prompt.alone: the SAM does not learn then; name a trained one as start")
         if self.images_per_step % self.resources.num_workers:
             raise ValueError(
                 f"images_per_step {self.images_per_step} is no multiple of resources.num_workers "
@@ -106,4 +117,5 @@ class TrainRecipe(BaseModel):
         """What must not change between two sittings of one training."""
         plain = self.model_dump(mode="json")
         fixed = ("data", "start", "adapt", "pass_pixels", "model", "images_per_step", "training", "augment")
-        return {name: plain[name] for name in fixed}
+        own = {} if self.text_prompt is None else {"text_prompt": plain["text_prompt"]}
+        return {name: plain[name] for name in fixed} | own

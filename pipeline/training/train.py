@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.runs.ray_runtime import connected_ray
-from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model
+from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model, starting_text
 from pipeline.training.recipe import TrainRecipe
 from pipeline.training.sources import data_fingerprint, open_training_images
 from pipeline.training.worker import train_worker
@@ -46,7 +46,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
     folder = Path(recipe.output)
     images = open_training_images(recipe.data)
     # built here once as well, so that a wrong checkpoint is one line now and not a failed worker later
-    starting_model(recipe)
+    starting_text(recipe, starting_model(recipe))
     claim(folder, recipe, data_fingerprint(images))
     before = len(read_metrics(folder))
     with connected_ray(None), _progress(recipe, quiet):

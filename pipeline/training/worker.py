@@ -13,17 +13,19 @@ from models.evaluation.prompts import score_prompts
 from models.sam.build import build_sam
 from models.sam.model import Sam
 from models.training.trainer import StepMetrics, Trainer
-from models.weights import save_sam
+from models.weights import save_clip_prompt, save_sam
 from pipeline.coco_labels import read_labels, read_pixels
 from pipeline.evaluation.evaluate import all_segments
 from pipeline.training.data import ExampleSource, prefetch
 from pipeline.training.files import (
+    CLIP_PROMPT,
     WEIGHTS,
     MetricsLog,
     claim,
     read_checkpoint_state,
     save_checkpoint,
     starting_model,
+    starting_text,
 )
 from pipeline.training.recipe import TrainRecipe, ValidationSettings
 from pipeline.training.sources import data_fingerprint, open_training_images
@@ -54,7 +56,8 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
     if rank == 0:
         claim(folder, recipe, seen)
     sam = starting_model(recipe).to(device)
-    trainer = Trainer(sam, recipe.training)
+    text = starting_text(recipe, sam)
+    trainer = Trainer(sam, recipe.training, None if text is None else text.to(device))
     state = read_checkpoint_state(folder, device)
     if state is not None:
         trainer.load_state_dict(state)
@@ -99,6 +102,9 @@ def _record(
         save_checkpoint(folder, trainer.state_dict() | {"training_data": seen})
         notes = {"steps": str(done), "training_data": seen}
         save_sam(folder / WEIGHTS, trainer.weights(), trainer.sam.config, torch.float16, notes)
+        if recipe.text_prompt is not None:
+            notes |= {"clip": recipe.text_prompt.clip}
+            save_clip_prompt(folder / CLIP_PROMPT, trainer.text_weights(), torch.float16, notes)
 
 
 def validate(sam: Sam, weights: dict[str, Tensor], settings: ValidationSettings) -> dict[str, float]:

@@ -7,16 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
+from models.clip.config import CLIP_SIZES
 from models.masks.rle import encode_masks
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.training.trainer import NonFiniteLossError, Trainer
-from models.weights import load_sam, save_sam
+from models.weight_files import read_metadata
+from models.weights import CheckpointError, load_clip_prompt, load_sam, save_sam
 from pipeline.training.data import ExampleSource, prefetch
-from pipeline.training.files import read_metrics
+from pipeline.training.files import CLIP_PROMPT, read_metrics
 from pipeline.training.recipe import TrainRecipe
 from pipeline.training.sources import open_training_images
 from pipeline.training.worker import train_on
+from tests.stages.tag_cases import save_tiny_clip
 
 CPU = torch.device("cpu")
 DEBUG = json.loads(SAM_SIZES["debug"].to_json())
@@ -82,6 +85,20 @@ def test_kill_and_continue_equals_an_unbroken_run(labelled: Path, tmp_path: Path
     first, second = (load_sam(str(tmp_path / name / "model.safetensors"))[0] for name in ("unbroken", "broken"))
     for name, value in first.state_dict().items():
         assert torch.allclose(value, second.state_dict()[name], atol=1e-3)
+
+
+def test_a_projection_of_clip_embeddings_is_exported_beside_the_sam(labelled: Path, tmp_path: Path) -> None:
+    clip = save_tiny_clip(tmp_path / "clip.safetensors")
+    recipe = _recipe(labelled, tmp_path / "out", text_prompt={"clip": clip, "num_prompts": 2, "min_side": 8})
+    last = train_on(recipe, CPU)
+    assert last is not None and last.text_iou is not None
+    projection = load_clip_prompt(str(tmp_path / "out" / CLIP_PROMPT))
+    assert projection(torch.ones(1, CLIP_SIZES["debug"].embed_dim)).shape == (1, 1, 32)
+    assert read_metadata(str(tmp_path / "out" / CLIP_PROMPT))["clip"] == clip
+    with pytest.raises(CheckpointError, match="holds no projection"):
+        load_clip_prompt(clip)
+    with pytest.raises(CheckpointError, match="gone"):
+        train_on(_recipe(labelled, tmp_path / "other", text_prompt={"clip": str(tmp_path / "gone.pt")}), CPU)
 
 
 def test_a_finished_training_has_nothing_left_to_do(labelled: Path, tmp_path: Path) -> None:
@@ -185,6 +202,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
         ({"data": []}, "data"),
         ({"batch": 4}, "batch"),
         ({"resources": {"num_workers": 3}}, "no multiple of resources.num_workers 3"),
+        ({"text_prompt": {"clip": "clip_small", "alone": True}}, "text_prompt.alone: the SAM does not learn then"),
+        ({"text_prompt": {"min_side": 9}}, "text_prompt.clip"),
     ],
 )
 def test_recipes_are_validated(labelled: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
