@@ -178,10 +178,9 @@ class Trainer:
         examples: Sequence[Example],
     ) -> float:
         """Averages over the workers, checks, clips and applies the gradients; returns their norm before clipping."""
-        parameters = [parameter for _, parameter in self._named_parameters() if parameter.grad is not None]
         if num_workers > 1:
             average_gradients([parameter for _, parameter in self._named_parameters()], num_workers)
-            parameters = [parameter for _, parameter in self._named_parameters()]
+        parameters = [parameter for _, parameter in self._named_parameters() if parameter.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.optim.clip_norm)) if parameters else 0.0
         values = {"prompt loss": loss or 0.0, "dense loss": dense_loss or 0.0, "gradient": norm}
         broken = [name for name, value in values.items() if not -float("inf") < value < float("inf")]
@@ -247,15 +246,18 @@ class Trainer:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], num_workers: int) -> None:
-    """Replaces each gradient by its mean over the workers; a worker without one counts as zero."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    """Replaces each gradient by its mean over the workers; a worker without one counts as zero. What no worker has a
+    gradient of keeps none, so that the optimisers leave it alone as they do with a single worker."""
+    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
+    dist.all_reduce(used)
+    shared = [parameter for parameter, count in zip(parameters, used.tolist(), strict=True) if count]
+    if not shared:
+        return
+    flat = torch.cat([torch.zeros_like(one).flatten() if one.grad is None else one.grad.flatten() for one in shared])
     dist.all_reduce(flat)
     flat /= num_workers
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, mean in zip(parameters, flat.split(sizes), strict=True):
+    sizes = [parameter.numel() for parameter in shared]
+    for parameter, mean in zip(shared, flat.split(sizes), strict=True):
         parameter.grad = mean.view_as(parameter)
 
 

@@ -222,6 +222,30 @@ def test_ray_train_runs_the_recipe_and_goes_on(labelled: Path, tmp_path: Path, r
     assert load_sam(second.weights)[0].config == SAM_SIZES["debug"]
 
 
+def test_two_workers_take_the_steps_of_one(labelled: Path, tmp_path: Path, ray_session: None) -> None:
+    from pipeline.training.train import train
+
+    # one mask an image and exact boxes, so that nothing is drawn at random, which each worker does for itself
+    coco = json.loads((labelled / "annotations.json").read_text())
+    coco["annotations"] = [one for one in coco["annotations"] if one["id"] % 2 == 0]
+    (labelled / "annotations.json").write_text(json.dumps(coco))
+    prompts = {"num_prompts": 1, "box_share": 1.0, "box_noise": 0.0, "num_clicks": 0, "num_refinements": 0}
+    training = {"num_steps": 3, "prompts": prompts, "optim": {"warmup_steps": 2}}
+    train_on(_recipe(labelled, tmp_path / "one", training=training), CPU)
+    resources = {"num_workers": 2, "cpus_per_worker": 1}
+    train(_recipe(labelled, tmp_path / "two", training=training, resources=resources), quiet=True)
+
+    one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
+    states, others = (checkpoint["optimizers"][0]["state"] for checkpoint in (one, two))
+    assert states.keys() == others.keys(), "what has no gradient is left alone"
+    for number, state in states.items():
+        # the moving average of the gradients
+        average, other = state["exp_avg"], others[number]["exp_avg"]
+        assert torch.allclose(other, average, rtol=1e-3, atol=1e-4 * float(average.abs().max()) + 1e-7)
+    for first, second in zip(_figures(tmp_path / "one"), _figures(tmp_path / "two"), strict=True):
+        assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-3)
+
+
 def test_a_worker_that_fails_is_one_line(labelled: Path, tmp_path: Path, ray_session: None) -> None:
     from pipeline.errors import TrainingError
     from pipeline.training.train import train
