@@ -1,5 +1,8 @@
 """Builds a SAM of the sizes that a config names."""
 
+from torch import nn
+
+from models.layers import MlpBlock
 from models.sam.config import SamConfig
 from models.sam.image_encoder import ImageEncoderViT
 from models.sam.mask_decoder import MaskDecoder
@@ -33,7 +36,7 @@ def build_sam(config: SamConfig) -> Sam:
                 depth=config.decoder_depth,
                 embed_dim=config.prompt_embed_dim,
                 num_heads=config.decoder_num_heads,
-                mlp_dim=config.decoder_mlp_dim,
+                make_mlp=lambda: MlpBlock(config.prompt_embed_dim, config.decoder_mlp_dim, nn.ReLU()),
             ),
             num_multimask_outputs=config.num_multimask_outputs,
             iou_head_depth=config.iou_head_depth,

@@ -1,6 +1,7 @@
 """SAM's prompt encoder: points, boxes, masks and further embeddings become tokens and a dense embedding.
 
-Facts: segment-anything `modeling/prompt_encoder.py`; random Fourier features from Tancik et al. 2020, arXiv:2006.10739.
+Facts: segment-anything `modeling/prompt_encoder.py`, and for boxes in SAM 2 that of `sam2`; random Fourier features
+from Tancik et al. 2020, arXiv:2006.10739.
 """
 
 import math
@@ -18,11 +19,15 @@ NUM_MASK_CHANNELS = 16  # of the last strided convolution on a mask prompt
 class PromptEncoder(nn.Module):
     """Prompts -> sparse tokens (B, N, C) and a dense embedding (B or 1, C, E, E).
 
-    The dense embedding has batch 1 if there is no mask prompt: it is then the same for every prompt.
+    The dense embedding has batch 1 if there is no mask prompt: it is then the same for every prompt. With
+    `corners_are_points`, as in SAM 2, a box is two points before the others, and a point that is none ends them.
     """
 
-    def __init__(self, *, embed_dim: int, image_size: int, embedding_size: int) -> None:
+    def __init__(
+        self, *, embed_dim: int, image_size: int, embedding_size: int, corners_are_points: bool = False
+    ) -> None:
         super().__init__()
+        self.corners_are_points = corners_are_points
         self.embed_dim = embed_dim
         self.image_size = image_size
         self.embedding_size = embedding_size
@@ -44,10 +49,17 @@ class PromptEncoder(nn.Module):
     def forward(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
         dtype = self.no_mask_embed.weight.dtype
         tokens = []
+        corners = [] if prompts.boxes is None else [self._embed_boxes(prompts.boxes)]
+        if self.corners_are_points:
+            tokens += corners
         if prompts.points is not None and prompts.labels is not None:
-            tokens.append(self._embed_points(prompts.points, prompts.labels, pad=prompts.boxes is None))
-        if prompts.boxes is not None:
-            tokens.append(self._embed_boxes(prompts.boxes))
+            tokens.append(
+                self._embed_points(prompts.points, prompts.labels, pad=self.corners_are_points or not corners)
+            )
+        elif self.corners_are_points and corners:
+            tokens.append(self.not_a_point_embed.weight.expand(len(prompts), 1, -1))
+        if not self.corners_are_points:
+            tokens += corners
         if prompts.embeddings is not None:
             tokens.append(prompts.embeddings.to(dtype))
         no_tokens = self.no_mask_embed.weight.new_empty(len(prompts), 0, self.embed_dim)

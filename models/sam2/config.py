@@ -1,7 +1,10 @@
-"""The sizes of a SAM 2 image encoder, as one dataclass and a table of small deltas over it."""
+"""The sizes of a SAM 2 and of its image encoder, as two dataclasses and tables of small deltas over them."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
+
+from models.sizes import sizes_from_json
 
 
 @dataclass(frozen=True)
@@ -74,5 +77,95 @@ HIERA_SIZES: dict[str, HieraConfig] = {
         window_sizes=(8, 4, 6, 2),
         position_grid_size=3,
         neck_dim=32,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sam2Config(HieraConfig):
+    """Sizes of a SAM 2; the defaults are those of the published SAM 2.1 tiny (`sam2.1_hiera_t.yaml`).
+
+    `num_maskmem` counts the memories of a frame: the prompted one and those of the frames just before. The two switches
+    are what 2.1 added: `no_obj_embed_spatial` marks the memory of a frame where the object is hidden,
+    `add_tpos_enc_to_obj_ptrs` tells how far away a pointer's frame is. Raises ValueError where sizes do not fit.
+    """
+
+    memory_dim: int = 64
+    memory_attention_depth: int = 4
+    memory_attention_mlp_dim: int = 2048
+    memory_fuser_depth: int = 2
+    num_maskmem: int = 7
+    max_obj_ptrs_in_encoder: int = 16
+    no_obj_embed_spatial: bool = True
+    add_tpos_enc_to_obj_ptrs: bool = True
+    decoder_depth: int = 2
+    decoder_mlp_dim: int = 2048
+    decoder_num_heads: int = 8
+    num_multimask_outputs: int = 3
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+    mask_threshold: float = 0.0
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for divisor, reason in ((2 * self.decoder_num_heads, "twice decoder_num_heads"), (8, "the mask features")):
+            if self.neck_dim % divisor:
+                raise ValueError(f"neck_dim: {self.neck_dim} is not a positive multiple of {divisor} ({reason})")
+        if self.memory_dim < 1 or self.memory_dim % 4 or self.neck_dim % self.memory_dim:
+            raise ValueError(
+                f"memory_dim: {self.memory_dim} is not a multiple of 4 that divides neck_dim ({self.neck_dim}), "
+                "as an object pointer is cut into tokens of memory_dim"
+            )
+        for name, least in (("num_maskmem", 1), ("max_obj_ptrs_in_encoder", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is too few; use at least {least}")
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the image embedding, in cells of 16 pixels."""
+        return self.image_size // 16
+
+    @property
+    def prompt_embed_dim(self) -> int:
+        """Width of the image embedding and of the prompts' tokens."""
+        return self.neck_dim
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Sam2Config":
+        """Reads what `to_json` writes; absent keys take their defaults.
+
+        Raises ValueError for text that is not a JSON object, for an unknown key and for a value of the wrong type.
+        """
+        return sizes_from_json(cls, text, "SAM 2")
+
+
+_SAM21 = {
+    f"sam2.1_{name}": Sam2Config(**dataclasses.asdict(HIERA_SIZES[name]))
+    for name in ("hiera_tiny", "hiera_small", "hiera_base_plus", "hiera_large")
+}
+
+SAM2_SIZES: dict[str, Sam2Config] = {
+    **_SAM21,
+    **{
+        name.replace("sam2.1", "sam2"): dataclasses.replace(
+            config, no_obj_embed_spatial=False, add_tpos_enc_to_obj_ptrs=False
+        )
+        for name, config in _SAM21.items()
+    },
+    "debug": Sam2Config(
+        **dataclasses.asdict(HIERA_SIZES["debug"]),
+        memory_dim=8,
+        memory_attention_depth=2,
+        memory_attention_mlp_dim=64,
+        num_maskmem=4,
+        max_obj_ptrs_in_encoder=6,
+        decoder_mlp_dim=64,
+        decoder_num_heads=2,
+        iou_head_hidden_dim=32,
     ),
 }

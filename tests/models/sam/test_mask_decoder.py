@@ -32,8 +32,8 @@ def decode(sam: Sam, num_prompts: int, repeat: bool = False) -> DecodedPrompts:
 @pytest.mark.parametrize("num_prompts", [1, 2, 7])
 def test_prompts_that_share_an_image_decode_as_if_it_were_repeated(sam: Sam, num_prompts: int) -> None:
     shared, repeated = decode(sam, num_prompts), decode(sam, num_prompts, repeat=True)
-    for field in dataclasses.fields(DecodedPrompts):
-        one, other = getattr(shared, field.name), getattr(repeated, field.name)
+    for name in ("mask_tokens", "image_features", "predicted_iou"):
+        one, other = getattr(shared, name), getattr(repeated, name)
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
