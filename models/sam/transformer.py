@@ -16,7 +16,7 @@ class TwoWayTransformer(nn.Module):
     def __init__(self, *, depth: int, embed_dim: int, num_heads: int, make_mlp: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            TwoWayBlock(embed_dim, num_heads, make_mlp(), first=index == 0) for index in range(depth)
+            TwoWayBlock(embed_dim, num_heads, make_mlp, first=index == 0) for index in range(depth)
         )
         self.final_attn_token_to_image = TokenToImageAttention(embed_dim, embed_dim // 2, num_heads)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
@@ -45,14 +45,14 @@ class TwoWayBlock(nn.Module):
     In the first block the self-attention sees no position encoding and replaces the tokens: they are the encoding.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, mlp: nn.Module, first: bool) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, make_mlp: Callable[[], nn.Module], first: bool) -> None:
         super().__init__()
         self.first = first
         self.self_attn = Attention(embed_dim, embed_dim, num_heads)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.cross_attn_token_to_image = TokenToImageAttention(embed_dim, embed_dim // 2, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim)
-        self.mlp = mlp
+        self.mlp = make_mlp()
         self.norm3 = nn.LayerNorm(embed_dim)
         self.norm4 = nn.LayerNorm(embed_dim)
         self.cross_attn_image_to_token = ImageToTokenAttention(embed_dim, embed_dim // 2, num_heads)
