@@ -1,7 +1,7 @@
 """Draw a row's masks over its image, for people to look at."""
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -26,13 +26,19 @@ def draw_masks(image: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     kept = [index for index, mask in enumerate(row["masks"]) if mask["keep"] and mask["area"]]
     kept.sort(key=lambda index: -row["masks"][index]["area"])
     for place, index in enumerate(kept):
-        x, y, w, h = (int(value) for value in row["masks"][index]["bbox"])
-        patch = decode_patch(row["rles"][index], height, width, (x, y, w, h))
-        # the golden ratio spreads neighbouring hues apart
-        colour = np.array(colorsys.hsv_to_rgb(place * 0.618034 % 1, 0.75, 1.0)) * 255
-        region = drawn[y : y + h, x : x + w]
-        inside = patch.astype(bool)
-        region[inside] = region[inside] * (1 - OPACITY) + colour * OPACITY
-        contours, _ = cv2.findContours(patch, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, contours, -1, tuple(colour.tolist()), OUTLINE, offset=(x, y))
+        draw_mask(drawn, row["rles"][index], row["masks"][index]["bbox"], place)
     return drawn
+
+
+def draw_mask(drawn: np.ndarray, rle: bytes, bbox: Sequence[int], number: int) -> None:
+    """Tint and outline one mask, with the bbox x, y, w, h, in place; `number` decides its colour."""
+    height, width = drawn.shape[:2]
+    x, y, w, h = (int(value) for value in bbox)
+    patch = decode_patch(rle, height, width, (x, y, w, h))
+    # the golden ratio spreads neighbouring hues apart
+    colour = np.array(colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.75, 1.0)) * 255
+    region = drawn[y : y + h, x : x + w]
+    inside = patch.astype(bool)
+    region[inside] = region[inside] * (1 - OPACITY) + colour * OPACITY
+    contours, _ = cv2.findContours(patch, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, tuple(colour.tolist()), OUTLINE, offset=(x, y))

@@ -18,7 +18,7 @@ from models.generator.blocks import prompts_per_block
 from models.generator.bounds import StabilityBound
 from models.generator.candidates import Candidates
 from models.generator.dense_scan import DenseScan
-from models.generator.grid import Crop, crop_boxes, point_grid, points_per_crop
+from models.generator.grid import Crop, crop_boxes, point_grid
 from models.generator.image_prompts import ImagePrompts
 from models.generator.precision import autocast
 from models.generator.settings import GenerateSettings
@@ -166,9 +166,10 @@ class MaskGenerator:
             ]
         settings = self.settings
         x0, y0, x1, y1 = job.crop.box
-        side = points_per_crop(settings.points_per_side, job.crop.layer, settings.crop_n_points_downscale_factor)
+        side = settings.points_in(job.crop.layer)
         # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
-        first_number = job.crop_index * settings.points_per_side**2 * num_outputs
+        largest = max(settings.points_per_side, *map(settings.points_in, settings.layers))
+        first_number = job.crop_index * largest**2 * num_outputs
         return [_Questions(point_grid(side) * [x1 - x0, y1 - y0], multimask, first_number)]
 
     def _prompt_crop(

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from models.generator.grid import points_per_crop
 from models.generator.precision import Precision
 
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -20,7 +21,8 @@ class StoreFloor(BaseModel):
 
 
 class GenerateSettings(BaseModel):
-    """Names follow segment-anything's `SamAutomaticMaskGenerator`; `layers` are its crop layers, 0 the whole image."""
+    """Names follow segment-anything's `SamAutomaticMaskGenerator`; `layers` are its crop layers, 0 the whole image.
+    `points_per_layer` names the points a side in a crop of each layer, instead of one number and its divisor."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,10 +30,24 @@ class GenerateSettings(BaseModel):
     layers: tuple[Annotated[int, Field(ge=0, le=8)], ...] = (0,)
     crop_overlap_ratio: Annotated[float, Field(ge=0, lt=1)] = 512 / 1500
     crop_n_points_downscale_factor: Annotated[int, Field(ge=1)] = 1
+    points_per_layer: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = None
     stability_score_offset: Annotated[float, Field(gt=0)] = 1.0
     precision: Precision = "fp32"
     store_rejected: bool = True
     store_floor: StoreFloor = StoreFloor()
+
+    @model_validator(mode="after")
+    def _points_for_each(self) -> "GenerateSettings":
+        points = self.points_per_layer
+        if points is not None and len(points) != len(self.layers):
+            raise ValueError(f"points_per_layer: {len(points)} numbers for {len(self.layers)} layers; give one a layer")
+        return self
+
+    def points_in(self, layer: int) -> int:
+        """Points a side in a crop of `layer`."""
+        if self.points_per_layer is not None:
+            return self.points_per_layer[self.layers.index(layer)]
+        return points_per_crop(self.points_per_side, layer, self.crop_n_points_downscale_factor)
 
     @field_validator("layers")
     @classmethod

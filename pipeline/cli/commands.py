@@ -20,6 +20,7 @@ from pipeline.cli.dataset import (
 from pipeline.cli.loop import assist_command, loop_command, refresh_command, rollback_command
 from pipeline.cli.models import models_app
 from pipeline.cli.options import AsJson
+from pipeline.cli.video import run_video_command
 
 app = typer.Typer(
     help="MaskFoundry turns a bucket of images into a segmentation dataset.",
@@ -46,14 +47,23 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Annotate images: write a dataset, or go on with one."""
-    from pipeline.recipes.load_recipe import load_recipe
+    from pipeline.recipes.load_recipe import load_run_recipe
+    from pipeline.recipes.recipe import Recipe
     from pipeline.report.write import report_on_run
     from pipeline.runs.run import run
     from pipeline.store.shards import parse_shard
 
     part = None if shard is None else parse_shard(shard)
+    settings = load_run_recipe(recipe, override)
+    if not isinstance(settings, Recipe):
+        if part is not None:
+            raise ValueError(
+                f"--shard {shard!r}: not for videos; give each run a part of them with include and exclude"
+            )
+        run_video_command(settings, retry_failed, new_round, as_json)
+        return
     with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
-        summary = run(load_recipe(recipe, override), retry_failed, new_round, quiet=as_json, shard=part)
+        summary = run(settings, retry_failed, new_round, quiet=as_json, shard=part)
     page, problem = None, None
     if summary.status == "done":
         page, problem = report_on_run(summary.output, summary.round)

@@ -2,12 +2,17 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from pipeline.cli.options import AsJson, one_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.cli.answers import Format
 
 
 def query_command(
@@ -28,14 +33,24 @@ def query_command(
     as_json: AsJson = False,
 ) -> None:
     """Find masks by what is known about them."""
-    from pipeline.cli.answers import choose_format, print_answer, save_answer
+    from pipeline.cli.answers import choose_format
     from pipeline.dataset import open_dataset
     from pipeline.queries.query import query
     from pipeline.queries.subset import write_subset
+    from pipeline.video.masklets import RESULT as MASKLET_RESULT
+    from pipeline.video.masklets import open_masklets
 
     if sql is not None and (predicate is not None or subset is not None):
         raise ValueError("--sql: a whole statement takes neither a predicate nor --subset; give one of them")
     chosen = choose_format(output_format, output)
+    masklets = open_masklets(dataset, round_number)
+    if masklets is not None:
+        if subset is not None:
+            raise ValueError("--subset: not for masklets; use --output x.parquet, or export --where")
+        where = "" if predicate is None else f" WHERE ({predicate}\n)"
+        answer = masklets.query(sql or f"SELECT {MASKLET_RESULT} FROM masklets{where}", candidates)
+        _give(answer, chosen, output, as_json)
+        return
     found = open_dataset(dataset, round_number, all_rounds, candidates)
     if predicate is not None:
         found = found.filter(predicate)
@@ -50,6 +65,13 @@ def query_command(
     answer, bad = query(found, sql, skip_bad)
     for path in bad:
         print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    _give(answer, chosen, output, as_json)
+
+
+def _give(answer: "pa.Table", chosen: "Format", output: str | None, as_json: bool) -> None:
+    """The answer to a question, printed or as a file."""
+    from pipeline.cli.answers import print_answer, save_answer
+
     if output is None:
         print_answer(answer, "json" if as_json else chosen)
     else:
@@ -96,7 +118,10 @@ def export_command(
     dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
     output: Annotated[str, typer.Argument(help="The folder to write, on disk or in a bucket.")],
     layout: Annotated[
-        str, typer.Option(help="coco, sa1b, webdataset, panoptic, yolo, huggingface or label-studio.")
+        str,
+        typer.Option(
+            help="coco, sa1b, webdataset, panoptic, yolo, huggingface or label-studio; of masklets sav or youtube-vis."
+        ),
     ] = "coco",
     pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
     short_side: Annotated[
@@ -113,7 +138,18 @@ def export_command(
     from pipeline.dataset import open_dataset
     from pipeline.export.split import parse_shares
     from pipeline.export.write import Layout, export
+    from pipeline.video.export import VideoLayout, export_masklets
+    from pipeline.video.masklets import open_masklets
 
+    masklets = open_masklets(dataset)
+    if masklets is not None:
+        written = export_masklets(masklets, output, one_of("--layout", layout, VideoLayout), where)
+        print(
+            json.dumps(written.as_dict())
+            if as_json
+            else f"{written.masklets:,} masklets of {written.videos:,} videos → {written.output}"
+        )
+        return
     chosen: Layout = one_of("--layout", layout, Layout)
     shares = None if split is None else parse_shares(split)
     found = open_dataset(dataset)
@@ -215,7 +251,18 @@ def report_command(
     """Write one HTML page about a dataset: figures, charts, failures, pictures with their masks."""
     from pipeline.dataset import open_dataset
     from pipeline.report.write import write_report
+    from pipeline.video.masklets import open_masklets
+    from pipeline.video.report import write_video_report
 
+    masklets = open_masklets(dataset, round_number)
+    if masklets is not None:
+        page = write_video_report(masklets, output, gallery)
+        print(
+            json.dumps(page.as_dict())
+            if as_json
+            else f"{page.videos:,} videos, {page.masklets:,} masklets; {page.strips:,} filmstrips → {page.output}"
+        )
+        return
     summary = write_report(open_dataset(dataset, round_number), output, gallery)
     if as_json:
         print(json.dumps(summary.as_dict()))

@@ -60,7 +60,7 @@ def connect(folder: Folder, paths: Sequence[str], newest: bool, candidates: bool
         files = PyFileSystem(FSSpecHandler(folder.fs))
         connection.register("stored", pads.dataset(list(paths), schema=SCHEMA, filesystem=files, format="parquet"))
     _create_views(connection, newest, candidates)
-    _lock(connection)
+    lock(connection)
     return connection
 
 
@@ -69,7 +69,7 @@ def matching_masks(rows: pa.Table, predicate: str, candidates: bool) -> pa.Array
     connection = duckdb.connect()
     connection.register("stored", rows.drop_columns(["rles", "raw_rles"]))
     _create_views(connection, newest=False, candidates=candidates)
-    _lock(connection)
+    lock(connection)
     found = select(connection, f"SELECT mask_id FROM masks WHERE ({predicate}\n)")
     return found["mask_id"].combine_chunks().cast(pa.string())
 
@@ -139,7 +139,7 @@ def _tag_columns(tags: str) -> str:
     return f"{_BEST.format(tags, 'name')} AS tag, {_BEST.format(tags, 'score')} AS tag_score, {names} AS tag_names"
 
 
-def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+def lock(connection: duckdb.DuckDBPyConnection) -> None:
     """No other files, no network, no extensions, no change of settings, no Python variables as tables."""
     for setting in (
         "python_enable_replacements = false",

@@ -23,21 +23,21 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
     """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag` and `caption`. Paths, pool and
     batch sizes, devices and `commit_every` are not part of them."""
     content = {
-        "generate": _flat(
+        "generate": flat(
             {
                 "schema_version": SCHEMA_VERSION,
                 "weights_sha256": weights_sha256,
                 "model": {"image_size": recipe.model.image_size},
                 "decode": recipe.decode.model_dump(mode="json"),
-                "generate": recipe.generate.model_dump(mode="json"),
+                "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
                 # a threshold below the store floor decides which candidates exist at all
                 "min_predicted_iou": recipe.min_predicted_iou,
                 "min_stability_score": recipe.min_stability,
                 **({} if recipe.dedup is None else {"dedup": recipe.dedup}),
             }
         ),
-        "filter": _flat({"filter": recipe.filter.model_dump(mode="json")}),
-        **{name: _flat({name: values}) for name, values in label_content(recipe).items()},
+        "filter": flat({"filter": recipe.filter.model_dump(mode="json")}),
+        **{name: flat({name: values}) for name, values in label_content(recipe).items()},
     }
     links: dict[str, str] = {}
     previous = ""
@@ -56,11 +56,12 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level, `section.field` each."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -13,6 +13,7 @@ from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.presets import PRESETS
 from pipeline.recipes.recipe import Recipe
 from pipeline.training.recipe import TrainRecipe
+from pipeline.video.recipe import SAV, VideoRecipe
 
 SomeRecipe = TypeVar("SomeRecipe", bound=BaseModel)
 
@@ -45,6 +46,13 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     return validate_recipe(content)
 
 
+def load_run_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe | VideoRecipe:
+    """As `load_recipe`, for `maskfoundry run`: `kind: video` annotates videos."""
+    content = _read(_find(name_or_path))
+    apply_overrides(content, overrides or [])
+    return validate_video_recipe(content) if content.get("kind") == "video" else validate_recipe(content)
+
+
 def load_loop_recipe(name_or_path: str, overrides: list[str] | None = None) -> LoopRecipe:
     """As `load_recipe`, for a recipe of `maskfoundry loop`."""
     content = _read(_find(name_or_path))
@@ -70,12 +78,20 @@ def apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
 
 def validate_recipe(content: dict[str, Any]) -> Recipe:
     """A recipe from plain values: the preset's choices first, the recipe's own on top of them."""
-    preset = content.get("preset", "default")
+    return _validate(Recipe, _on_top_of(PRESETS.get(content.get("preset", "default"), {}), content))
+
+
+def validate_video_recipe(content: dict[str, Any]) -> VideoRecipe:
+    """A recipe over videos from plain values, on top of SA-V's published settings."""
+    return _validate(VideoRecipe, _on_top_of(SAV, content))
+
+
+def _on_top_of(preset: dict[str, dict[str, Any]], content: dict[str, Any]) -> dict[str, Any]:
     merged = dict(content)
-    for section, choices in PRESETS.get(preset, {}).items():
+    for section, choices in preset.items():
         own = content.get(section, {})
         merged[section] = {**choices, **own} if isinstance(own, dict) else own
-    return _validate(Recipe, merged)
+    return merged
 
 
 def _validate(kind: type[SomeRecipe], content: dict[str, Any]) -> SomeRecipe:

@@ -15,6 +15,7 @@ from pipeline.store.lease import Lease, hold_lease
 from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
 from pipeline.store.shards import Shard
 from pipeline.store.storage import Folder
+from pipeline.video.recipe import VideoRecipe
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
 
 @contextmanager
 def begin_run(
-    target: Round, recipe: Recipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
+    target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
 ) -> Iterator[Lease]:
     """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
     that a killed run is known by its fingerprint.
@@ -102,7 +103,7 @@ def begin_run(
         yield lease
 
 
-def _new_record(target: Round, recipe: Recipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
+def _new_record(target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
     packages = ("maskfoundry", "torch", "ray", "pyarrow", "pillow")
     return {
         "round": target.number,

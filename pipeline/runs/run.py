@@ -116,7 +116,7 @@ def _run(
 def _work(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> str:
     """Everything that is left, or, when somebody interrupts, what has come by then: `done` or `interrupted`."""
     try:
-        with _interruptible():
+        with interruptible():
             _stream(recipe, resources, plan, committer, lease, quiet)
     except KeyboardInterrupt:
         committer.commit_unfinished()
@@ -125,7 +125,7 @@ def _work(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM, which a spot machine sends before it goes, ends a run like Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -24,7 +24,7 @@ def list_files(source: str) -> Iterator[Any]:
     images in it. Raises ValueError if there is nothing of that name.
     """
     fs, root = open_filesystem(source)
-    info = _info(fs, root)
+    info = file_info(fs, root)
     if info is None and not MAGIC.search(root):
         raise ValueError(f"input: {source!r} does not exist; give a folder, a glob, an archive, a manifest or an image")
     infos: Iterator[dict[str, Any]]
@@ -32,10 +32,10 @@ def list_files(source: str) -> Iterator[Any]:
         base = static_folder(root)
         wanted = re.compile(glob_regex(root) + r"\Z")
         depth = None if "**" in root else root.count("/") - base.count("/")
-        infos = (one for one in _below(fs, base, depth) if wanted.match(one["name"]))
+        infos = (one for one in below(fs, base, depth) if wanted.match(one["name"]))
     elif info["type"] == "directory":
         base = root
-        infos = (one for one in _below(fs, root, None) if one["name"].lower().endswith(IMAGE_SUFFIXES))
+        infos = (one for one in below(fs, root, None) if one["name"].lower().endswith(IMAGE_SUFFIXES))
     else:
         base, infos = root.rpartition("/")[0], iter([info])
     yield from _tables(fs, base.rstrip("/") + "/", infos)
@@ -58,14 +58,15 @@ def _tables(fs: Any, base: str, infos: Iterator[dict[str, Any]]) -> Iterator[Any
     yield from list_archives(sorted(archives), IMAGE_SUFFIXES)
 
 
-def _info(fs: Any, path: str) -> dict[str, Any] | None:
+def file_info(fs: Any, path: str) -> dict[str, Any] | None:
+    """What the store says about a file or folder; None if there is none."""
     try:
         return dict(retried(lambda: fs.info(path)))
     except FileNotFoundError:
         return None
 
 
-def _below(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
+def below(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
     """Every file below `root`, `depth` steps down at most."""
     if "s3" in fs.protocol:
         return _objects(fs, root)
@@ -92,7 +93,7 @@ def _walk(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
     for _, _, files in fs.walk(root or "/", maxdepth=depth, detail=True, on_error="raise"):
         for info in files.values():
             if info.get("islink"):
-                target = _info(fs, info["name"])
+                target = file_info(fs, info["name"])
                 if target is not None and target["type"] == "file":
                     yield target
             elif info["type"] == "file":

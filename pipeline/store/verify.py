@@ -7,13 +7,16 @@ from pycocotools import mask as coco_mask
 
 from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
+from pipeline.video.masklet_round import MaskletRound, holds_masklets
+from pipeline.video.verify import verify_masklets
 
 MAX_PROBLEMS = 20
 
 
 @dataclass
 class Verification:
-    """Counts over every round, and what is wrong (the first problems spelled out)."""
+    """Counts over every round, and what is wrong (the first problems spelled out). Of video, images are videos and
+    masks masklets."""
 
     rounds: int = 0
     images: int = 0
@@ -42,6 +45,11 @@ def verify_dataset(uri: str) -> Verification:
     for number in numbers:
         seen: set[str] = set()
         target = Round(folder, number)
+        if holds_masklets(target):
+            videos, failed, masklets = verify_masklets(MaskletRound(folder, number), result.report)
+            result.images, result.failed = result.images + videos, result.failed + failed
+            result.masks += masklets
+            continue
         for part in target.parts():
             try:
                 rows = target.read_part(part)

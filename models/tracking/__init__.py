@@ -1,0 +1,1 @@
+"""Objects followed through a clip, whatever model follows them."""

@@ -1,0 +1,38 @@
+"""What `maskfoundry run` does with a recipe over videos."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.video.recipe import VideoRecipe
+
+
+def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool, as_json: bool) -> None:
+    """Annotate videos: write a dataset of masklets, or go on with one."""
+    from pipeline.video.run import run_video
+
+    with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
+        summary = run_video(recipe, retry_failed, new_round, quiet=as_json)
+    tally = summary.tally
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    elif tally.videos == 0 and summary.status == "done":
+        print(f"nothing left to do: {summary.total_videos:,} videos in {summary.output}")
+    else:
+        rate = tally.frames / summary.seconds
+        print(
+            f"{tally.videos:,} videos, {tally.masklets:,} masklets on {tally.frames:,} frames in "
+            f"{summary.seconds:.1f} s ({rate:.2f} frames/s) → {summary.output}/round={summary.round:03d}"
+        )
+        for reason, count in tally.failures.most_common():
+            print(f"  {count:,} failed: {reason}")
+        if summary.total_videos != tally.videos:
+            print(f"the round now holds {summary.total_videos:,} videos")
+        if summary.status == "interrupted":
+            print("interrupted; what is committed stays, run the same command to go on")
+    if summary.status == "interrupted" or (tally.videos and tally.failed == tally.videos):
+        raise typer.Exit(1)

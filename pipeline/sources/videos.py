@@ -1,0 +1,87 @@
+"""Which videos there are: files of video suffixes, and folders of pictures."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.sources.credentials import refuse_credentials
+from pipeline.sources.files import below, file_info, text
+from pipeline.sources.globs import MAGIC, filter_regex, glob_regex, static_folder
+from pipeline.sources.listing_schema import LISTING, listing_table
+from stages.read_source import etag, open_filesystem
+from stages.read_video import FRAME_SUFFIXES, VIDEO_SUFFIXES
+
+
+def list_videos(source: str | Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> pa.Table:
+    """Every video of the sources as a table LISTING, sorted by `image_id`, which is the path below the source (of a
+    list the whole URI).
+
+    A source is a folder, a glob or a file of any store. A folder that holds pictures is one video, whose tag changes
+    when any of them does. `include` and `exclude` are globs over ids. Raises ValueError for an input that does not
+    exist, cannot be read, holds credentials or holds no video.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    found: dict[str, tuple[str, str]] = {}
+    for one in sources:
+        refuse_credentials("input", one)
+        try:
+            found |= _videos(one, len(sources) > 1)
+        except ValueError:
+            raise
+        except Exception as error:  # each store has errors of its own kinds
+            raise ValueError(f"input: {one!r} cannot be read ({error}); check the path and its permissions") from None
+    rows = [(video_id, *found[video_id]) for video_id in sorted(found)]
+    columns = dict(zip(("image_id", "uri", "source_etag"), zip(*rows, strict=True), strict=True)) if rows else {}
+    listing = listing_table(len(rows), columns)
+    for patterns, wanted in ((include, True), (exclude, False)):
+        if patterns:
+            matches = pc.match_substring_regex(listing["image_id"], "|".join(map(filter_regex, patterns)))
+            listing = listing.filter(matches if wanted else pc.invert(matches))
+    if listing.num_rows == 0:
+        named = ", ".join(map(repr, sources))
+        raise ValueError(
+            f"input: {named} holds no videos ({', '.join(VIDEO_SUFFIXES)}, or folders of pictures); check the path"
+        )
+    assert listing.schema.equals(LISTING)
+    return listing
+
+
+def _videos(source: str, whole_ids: bool) -> dict[str, tuple[str, str]]:
+    """id → (uri, tag)."""
+    fs, root = open_filesystem(source)
+    info = file_info(fs, root)
+    if info is None and not MAGIC.search(root):
+        raise ValueError(f"input: {source!r} does not exist; give a folder, a glob or a video")
+    if info is not None and info["type"] != "directory":
+        base, infos = root.rpartition("/")[0], [info]
+    else:
+        base = root if info is not None else static_folder(root)
+        infos = list(below(fs, base, None))
+    wanted = re.compile(glob_regex(root) + r"\Z") if info is None else None
+    files: dict[str, str] = {}
+    folders: dict[str, list[str]] = {}
+    for one in infos:
+        name: str = one["name"]
+        lower = name.lower()
+        if lower.endswith(VIDEO_SUFFIXES):
+            files[name] = etag(one)
+        elif lower.endswith(FRAME_SUFFIXES):
+            folders.setdefault(name.rpartition("/")[0], []).append(f"{name} {etag(one)}")
+    for name, tags in folders.items():
+        files[name] = hashlib.sha256("\n".join(sorted(tags)).encode()).hexdigest()[:32]
+    return {
+        _id(fs, name, base, whole_ids): (text(fs.unstrip_protocol(name)), tag)
+        for name, tag in files.items()
+        if wanted is None or wanted.match(name)
+    }
+
+
+def _id(fs: Any, name: str, base: str, whole: bool) -> str:
+    if whole:
+        return text(fs.unstrip_protocol(name))
+    below_base = name.removeprefix(base.rstrip("/")).lstrip("/")
+    return text(below_base or name.rpartition("/")[2])  # the input itself is a folder of pictures

@@ -1,0 +1,93 @@
+"""A dataset of masklets in use: which rows count, and questions about them in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline.queries.sql import lock, select
+from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.storage import Folder
+from pipeline.video.masklet_round import MaskletRound, holds_masklets
+from stages.masklets import MASKLETS
+
+RESULT = "video_id, masklet_id, first_frame, last_frame, num_visible, predicted_iou, stability_score, object_id"
+_HEAVY = ("rles", "frame_times")
+
+
+@dataclass(frozen=True)
+class Masklets:
+    """The newest published round of a dataset of masklets, or the one asked for."""
+
+    uri: str
+    round: int
+
+    def tables(self, predicate: str | None = None) -> Iterator[pa.Table]:
+        """Rows part by part: of videos that failed or are empty, and kept masklets (those for which SQL holds)."""
+        target = MaskletRound(Folder(self.uri), self.round)
+        wanted = None if predicate is None else self.query(f"SELECT masklet_id FROM masklets WHERE ({predicate}\n)")
+        chosen = None if wanted is None else set(wanted["masklet_id"].to_pylist())
+        for part in target.parts():
+            rows = target.read_part(part)
+            ids, keep = rows["masklet_id"].to_pylist(), rows["keep"].to_pylist()
+            stay = [
+                one is None or (kept and (chosen is None or one in chosen)) for one, kept in zip(ids, keep, strict=True)
+            ]
+            yield rows.filter(pa.array(stay, pa.bool_()))
+
+    def videos(self, predicate: str | None = None) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each video that did not fail and has a masklet, as plain values."""
+        for table in self.tables(predicate):
+            videos: dict[str, list[dict[str, Any]]] = {}
+            for row in table.to_pylist():
+                if row["masklet_id"] is not None:
+                    videos.setdefault(row["video_id"], []).append(row)
+            yield from videos.values()
+
+    def record(self) -> dict[str, Any] | None:
+        """The round's `_run.json`."""
+        return MaskletRound(Folder(self.uri), self.round).read_record()
+
+    def query(self, sql: str, candidates: bool = False) -> pa.Table:
+        """The answer to one SELECT over the views `masklets` (kept ones, unless `candidates`) and `videos`.
+
+        Raises as `pipeline.queries.sql.select`.
+        """
+        folder = Folder(self.uri)
+        target = MaskletRound(folder, self.round)
+        paths = [target.part_path(part) for part in target.parts()]
+        with duckdb.connect() as connection:
+            if paths:
+                files = PyFileSystem(FSSpecHandler(folder.fs))
+                stored = pads.dataset(paths, schema=MASKLETS, filesystem=files, format="parquet")
+            connection.register("stored", stored if paths else MASKLETS.empty_table())
+            names = ", ".join(name for name in MASKLETS.names if name not in _HEAVY)
+            kept = "masklet_id IS NOT NULL" if candidates else "keep"
+            connection.execute(f"CREATE VIEW masklets AS SELECT {names} FROM stored WHERE {kept}")
+            connection.execute(
+                "CREATE VIEW videos AS SELECT video_id, any_value(uri) AS uri, any_value(status) AS status, "
+                "any_value(error) AS error, any_value(width) AS width, any_value(height) AS height, "
+                f"any_value(num_frames) AS num_frames, count(*) FILTER (WHERE {kept}) AS num_masklets "
+                "FROM stored GROUP BY video_id"
+            )
+            lock(connection)
+            return select(connection, sql)
+
+
+def open_masklets(uri: str, round_number: int | None = None) -> Masklets | None:
+    """The masklets at a path or fsspec URI; None if images are there, or nothing."""
+    folder = Folder(uri)
+    present = round_numbers(folder)
+    published = [number for number in read_index(folder)["published"] if number in present]
+    if not published:
+        return None
+    number = published[-1] if round_number is None else round_number
+    if number not in present or not holds_masklets(Round(folder, number)):
+        return None
+    return Masklets(uri, number)

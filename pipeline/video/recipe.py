@@ -1,0 +1,48 @@
+"""The recipe of a run over videos."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.generator.settings import GenerateSettings
+from pipeline.recipes.recipe import ModelSettings, RaySettings, ResourceSettings
+from stages.filter_settings import FilterSettings
+from stages.video_settings import TrackSettings, VideoSettings
+
+# Ravi et al., «SAM 2» (2024), appendix on SA-V's automatic masklets: what the first frame is asked, and its clean-up
+SAV: dict[str, dict[str, Any]] = {
+    "generate": {"layers": [0, 1, 2], "points_per_layer": [32, 16, 4], "store_rejected": False},
+    "filter": {"min_component_area": 200, "max_hole_area": 200},
+}
+
+
+class VideoRunSettings(BaseModel):
+    """`commit_every`: videos a part file; a kill loses at most the parts in flight. `video_timeout`: seconds after
+    which a video that hangs is given up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    commit_every: Annotated[int, Field(ge=1)] = 8
+    video_timeout: Annotated[float, Field(gt=0)] | None = 7200.0
+
+
+class VideoRecipe(BaseModel):
+    """A whole run: `input` (a folder, glob or file, or a list of them; a folder of pictures is a video), `output` (the
+    dataset), `video` which frames are looked at, `generate` and `filter` what is found on key frames, `track` what
+    becomes of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["video"]
+    input: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    output: str
+    model: ModelSettings = ModelSettings()
+    video: VideoSettings = VideoSettings()
+    generate: GenerateSettings
+    filter: FilterSettings
+    track: TrackSettings = TrackSettings()
+    run: VideoRunSettings = VideoRunSettings()
+    resources: ResourceSettings = ResourceSettings()
+    ray: RaySettings = RaySettings()

@@ -1,0 +1,179 @@
+"""One run over videos: list, plan what is left, track, commit chunk by chunk."""
+
+import hashlib
+import json
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from models.weights import load_sam
+from pipeline.errors import RunError
+from pipeline.progress import progress_bar
+from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
+from pipeline.runs.attempts import RayAttempts
+from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
+from pipeline.runs.chunks import Chunk, Plan, plan_chunks
+from pipeline.runs.left_alone import without_dropped
+from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.resources import Resources, resolve_resources
+from pipeline.runs.run import interruptible
+from pipeline.sources.videos import list_videos
+from pipeline.store.lease import Lease
+from pipeline.store.rounds import publish
+from pipeline.store.storage import Folder
+from pipeline.video.commit import MaskletCommitter, VideoTally
+from pipeline.video.masklet_round import KIND, MaskletRound
+from pipeline.video.recipe import VideoRecipe
+from stages.track_video import TrackVideos
+
+
+@dataclass(frozen=True)
+class VideoRunSummary:
+    """What one run did. `total_videos` counts the whole round, earlier runs included."""
+
+    run_id: str
+    output: str
+    round: int
+    status: str
+    seconds: float
+    total_videos: int
+    tally: VideoTally
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "tally"} | self.tally.as_dict()
+
+
+def run_video(
+    recipe: VideoRecipe, retry_failed: bool = False, new_round: bool = False, quiet: bool = False
+) -> VideoRunSummary:
+    """Write (or go on with) a round of masklets at `recipe.output`; as `pipeline.runs.run.run`, of videos.
+
+    Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph fails;
+    what was committed by then stays, and the same call goes on from there.
+    """
+    started = time.time()
+    listing = list_videos(recipe.input, recipe.include, recipe.exclude)
+    _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    mark = video_fingerprint(recipe, sha256)
+    folder = Folder(recipe.output)
+    listing = without_dropped(listing, folder)
+    target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
+    check_record(target, mark)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
+    with ExitStack() as stack:
+        nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
+        resources = resolve_resources(recipe.resources, nodes)
+        into = Into(target, listing, {"kind": KIND})
+        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
+        publish(folder, target.number)
+        plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
+        committer = MaskletCommitter(target, run_id, mark.links)
+        try:
+            with interruptible():
+                _stream(recipe, resources, plan, committer, lease, quiet)
+            status = "done"
+        except KeyboardInterrupt:
+            committer.commit_unfinished()
+            status = "interrupted"
+        summary = VideoRunSummary(
+            run_id=run_id,
+            output=recipe.output,
+            round=target.number,
+            status=status,
+            seconds=time.time() - started,
+            total_videos=target.committed().num_rows,
+            tally=committer.tally,
+        )
+        begun = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
+        target.add_run(summary.as_dict() | {"started": begun, "resources": asdict(resources)})
+    return summary
+
+
+def video_fingerprint(recipe: VideoRecipe, weights_sha256: str) -> Fingerprint:
+    """One link, `generate`: nothing of a masklet can be replayed without the model. How many objects are followed at
+    once is no part of it."""
+    track = recipe.track.model_dump(mode="json", exclude={"objects_at_once"})
+    content = flat(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "weights_sha256": weights_sha256,
+            "model": {"image_size": recipe.model.image_size},
+            "video": recipe.video.model_dump(mode="json"),
+            "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
+            "filter": recipe.filter.model_dump(mode="json"),
+            "track": track,
+        }
+    )
+    link = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Fingerprint({"generate": link, "filter": link}, {"generate": content, "filter": {}})
+
+
+def _stream(
+    recipe: VideoRecipe, resources: Resources, plan: Plan, committer: MaskletCommitter, lease: Lease, quiet: bool
+) -> None:
+    from ray.exceptions import RayError
+
+    total = plan.num_images
+    if total == 0:
+        return
+    with ExitStack() as stack:
+        update = stack.enter_context(progress_bar("tracking", total, "videos", quiet))
+        attempts = RayAttempts()
+        stack.callback(attempts.close)
+        try:
+            for chunks in plan.in_groups(resources.sam_actors):
+                committer.expect(chunks)
+                graph = _graph(recipe, resources, chunks, committer.target.number, attempts)
+                for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                    committer.add(rows)
+                    seen = committer.seen
+                    lease.progress = {"images": committer.tally.videos, "of": total, "failed": seen.failed}
+                    update(seen.videos, f"{seen.masklets:,} masklets · {seen.failed:,} failed")
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(
+                f"the graph failed: {reason}; {committer.tally.videos} videos are committed, run again to go on"
+            ) from error
+    if committer.unfinished:
+        raise RunError(f"{committer.unfinished} videos did not come back; run again to go on")
+
+
+def _graph(
+    recipe: VideoRecipe, resources: Resources, chunks: list[Chunk], round_number: int, attempts: RayAttempts
+) -> Any:
+    """The Ray Dataset whose rows are masklets, a block a video, in no order."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    blocks = []
+    for chunk in chunks:
+        videos = chunk.images.append_column("part", pa.array([chunk.part] * chunk.images.num_rows, pa.int32()))
+        blocks += [videos.slice(index, 1) for index in range(videos.num_rows)]
+    return ray.data.from_blocks(blocks).map_batches(
+        TrackVideos,
+        fn_constructor_kwargs={
+            "checkpoint": recipe.model.checkpoint,
+            "image_size": recipe.model.image_size,
+            "video": recipe.video,
+            "generate": recipe.generate,
+            "filter_settings": recipe.filter,
+            "track": recipe.track,
+            "points_per_batch": resources.points_per_batch,
+            "device": resources.device,
+            "num_threads": resources.threads_per_actor,
+            "round_number": round_number,
+            "attempts": attempts,
+            "video_timeout": recipe.run.video_timeout,
+        },
+        compute=ActorPoolStrategy(size=min(resources.sam_actors, len(blocks))),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=resources.cpus_per_actor,
+        num_gpus=resources.gpus_per_actor,
+    )
