@@ -20,7 +20,7 @@ from pipeline.cli.dataset import (
 from pipeline.cli.loop import assist_command, loop_command, refresh_command, rollback_command
 from pipeline.cli.models import models_app
 from pipeline.cli.options import AsJson
-from pipeline.cli.video import run_video_command
+from pipeline.video.command import run_video_command
 
 app = typer.Typer(
     help="MaskFoundry turns a bucket of images into a segmentation dataset.",

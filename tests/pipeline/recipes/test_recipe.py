@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipes.load_recipe import load_recipe, shipped_recipes, validate_recipe
+from pipeline.recipes.load_recipe import load_recipe, load_run_recipe, shipped_recipes, validate_recipe
+from pipeline.video.recipe import VideoRecipe
 
 MINIMAL = {"input": "photos", "output": "out"}
 
@@ -11,7 +12,17 @@ MINIMAL = {"input": "photos", "output": "out"}
 def test_every_generation_recipe_that_ships_is_valid(name: str) -> None:
     if name.startswith(("train", "loop")):
         pytest.skip("a training or loop recipe has a schema of its own")
-    assert load_recipe(name).output
+    assert load_run_recipe(name).output
+
+
+def test_the_video_recipe_has_the_settings_of_sa_v() -> None:
+    found = load_run_recipe("video", ["input=clips", "track.merge_iou=0.4"])
+    assert (found.generate.layers, found.generate.points_per_layer) == ((0, 1, 2), (32, 16, 4))
+    assert [found.generate.points_in(layer) for layer in (0, 1, 2)] == [32, 16, 4]
+    assert (found.filter.min_component_area, found.filter.max_hole_area) == (200, 200)
+    assert isinstance(found, VideoRecipe) and found.track.merge_iou == 0.4
+    with pytest.raises(ValueError, match=r"^generate: .*points_per_layer: 3 numbers for 1 layers; give one a layer"):
+        load_run_recipe("video", ["generate.layers=[0]"])
 
 
 def test_presets_set_what_their_papers_say_and_the_recipe_overrides_them() -> None:
