@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
+from torch import Tensor
 
 from models.generator.generate import MaskGenerator
 from models.generator.settings import GenerateSettings
+from models.sam2.model import Sam2
+from models.sam2.tracker import VideoTracker
+from models.sam2.weights import load_sam2
 from models.tracking.follower import Follower
-from models.tracking.tracks import FoundMask, Rules, Track, find_tracks
+from models.tracking.tracks import FoundMask, Rules, Track, Tracker, find_tracks
 from models.weights import load_sam
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
@@ -48,6 +53,7 @@ class TrackVideos:
         torch.set_num_threads(num_threads)
         sam, _ = load_sam(checkpoint, image_size)
         self.sam = sam.to(device)
+        self.memory = load_sam2(track.checkpoint)[0].to(device) if track.checkpoint else None
         thresholds = filter_settings.pred_iou_thresh, filter_settings.stability_score_thresh
         self.generator = MaskGenerator(self.sam, generate, *thresholds, points_per_batch)
         self.video, self.filter, self.track = video, filter_settings, track
@@ -85,9 +91,9 @@ class TrackVideos:
         except Exception as error:
             raise _DecodeError from error
         with frames.video as video:
-            rules = Rules(**self.track.model_dump())
+            rules = Rules(**self.track.model_dump(exclude={"checkpoint"}))
             size = video.height, video.width
-            tracks = find_tracks(frames, *size, self._find, lambda: Follower(self.sam, frames, *size), rules)
+            tracks = find_tracks(frames, *size, self._find, lambda: self._tracker(frames, *size), rules)
             about = {
                 "status": "ok",
                 "width": video.width,
@@ -97,6 +103,11 @@ class TrackVideos:
             }
         rows = [self._row(video_id, number, track) for number, track in enumerate(tracks)]
         return [about | row for row in rows or [{}]]
+
+    def _tracker(self, frames: "_Readable", height: int, width: int) -> Tracker:
+        if self.memory is None:
+            return Follower(self.sam, frames, height, width)
+        return VideoTracker(self.memory, _Squeezed(frames, self.memory), height, width)
 
     def _find(self, image: np.ndarray) -> list[FoundMask]:
         """The masks of a key frame that the filters keep."""
@@ -161,3 +172,19 @@ class _Readable:
         if frame.shape[:2] != (self.video.height, self.video.width):
             raise _DecodeError from ValueError(f"frame {index} is {frame.shape[1]}×{frame.shape[0]}, not as the first")
         return frame
+
+
+class _Squeezed:
+    """The frames as SAM 2 takes them: squeezed to its square input by Pillow's bicubic filter, as `sam2` has it."""
+
+    def __init__(self, frames: _Readable, model: Sam2) -> None:
+        self.frames = frames
+        self.model = model
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        size = self.model.config.image_size
+        squeezed = Image.fromarray(self.frames[index]).resize((size, size))
+        return self.model.preprocess(torch.from_numpy(np.array(squeezed)).permute(2, 0, 1)[None])[0]

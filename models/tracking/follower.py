@@ -56,12 +56,10 @@ class Follower:
         self._start = 0
 
     @torch.inference_mode()
-    def add_mask(self, frame_index: int, object_id: int, mask: np.ndarray) -> None:
+    def add_mask(self, frame_index: int, object_id: int, mask: Tensor) -> None:
         """Follow `mask` (H, W) bool, which must not be empty, from this frame on; all objects start on the same."""
         assert mask.any(), "an empty mask cannot be followed"
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        corners = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        self._boxes[object_id] = torch.tensor(corners, dtype=torch.float32, device=self.sam.device) * self.scale
+        self._boxes[object_id] = _box_of(mask, self.scale).to(self.sam.device)
         self._start = frame_index
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from models.sam2.weights import load_sam2
 from models.weights import load_sam
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
@@ -59,7 +60,8 @@ def run_video(
     started = time.time()
     listing = list_videos(recipe.input, recipe.include, recipe.exclude)
     _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
-    mark = video_fingerprint(recipe, sha256)
+    tracker_sha256 = load_sam2(recipe.track.checkpoint)[1] if recipe.track.checkpoint else None
+    mark = video_fingerprint(recipe, sha256, tracker_sha256)
     folder = Folder(recipe.output)
     listing = without_dropped(listing, folder)
     target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
@@ -95,10 +97,10 @@ def run_video(
     return summary
 
 
-def video_fingerprint(recipe: VideoRecipe, weights_sha256: str) -> Fingerprint:
+def video_fingerprint(recipe: VideoRecipe, weights_sha256: str, tracker_sha256: str | None) -> Fingerprint:
     """One link, `generate`: nothing of a masklet can be replayed without the model. How many objects are followed at
     once is no part of it."""
-    track = recipe.track.model_dump(mode="json", exclude={"objects_at_once"})
+    track = recipe.track.model_dump(mode="json", exclude={"objects_at_once", "checkpoint"})
     content = flat(
         {
             "schema_version": SCHEMA_VERSION,
@@ -107,7 +109,7 @@ def video_fingerprint(recipe: VideoRecipe, weights_sha256: str) -> Fingerprint:
             "video": recipe.video.model_dump(mode="json"),
             "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
             "filter": recipe.filter.model_dump(mode="json"),
-            "track": track,
+            "track": track | {"weights_sha256": tracker_sha256},
         }
     )
     link = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models.masks.rle import areas
+from models.sam2.build import build_sam2
+from models.sam2.config import SAM2_SIZES
+from models.sam2.weights import save_sam2
 from pipeline.recipes.load_recipe import validate_video_recipe
 from pipeline.scenes.write_clips import write_clips
 from pipeline.store.storage import Folder
@@ -92,6 +96,22 @@ def test_a_folder_of_clips_becomes_masklets_and_goes_on_where_it_stopped(clips: 
 
     with pytest.raises(ValueError, match=r"made with other settings \(track\.merge_iou: 0\.5 → 0\.6\)"):
         run_video(recipe(clips, output, track={**SETTINGS["track"], "merge_iou": 0.6}), quiet=True)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_memory_follows_the_objects_where_the_recipe_names_a_sam_2(clips: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_sam2(tmp_path / "sam2.safetensors", build_sam2(SAM2_SIZES["debug"]), torch.float32)
+    track = {**SETTINGS["track"], "checkpoint": str(tmp_path / "sam2.safetensors"), "min_stability": 0.0}
+    changes = {"include": ["frames/**"], "track": track, "generate": {**SETTINGS["generate"], "points_per_side": 2}}
+    summary = run_video(recipe(clips, tmp_path / "out", **changes), quiet=True)
+    assert (summary.status, summary.tally.videos, summary.tally.failed) == ("done", 1, 0)
+    found = rows(tmp_path / "out")
+    assert found and all(row["frame_indexes"][-1] == 4 for row in found)
+    assert verify_dataset(str(tmp_path / "out")).num_problems == 0
+    without = run_video(recipe(clips, tmp_path / "other", **changes | {"track": SETTINGS["track"]}), quiet=True)
+    assert without.tally.failed == 0
+    assert rows(tmp_path / "other")[0]["fingerprints"] != found[0]["fingerprints"]
 
 
 def start(clips: Path, output: Path) -> subprocess.Popen[str]:

@@ -1,0 +1,37 @@
+"""A SAM 2 from its weight file, and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from models.sam2.build import build_sam2
+from models.sam2.checkpoints import from_hugging_face, infer_config, is_hugging_face
+from models.sam2.config import Sam2Config
+from models.sam2.model import Sam2
+from models.weight_files import SIZES_PREFIX, CheckpointError, read_checkpoint, stored_sizes, write_safetensors
+from models.weights import load_strictly
+
+
+def load_sam2(checkpoint: str) -> tuple[Sam2, str]:
+    """A SAM 2 or 2.1 ready for inference (eval mode, fp32, no gradients, on the CPU) and the sha256 of its file.
+
+    `checkpoint` as `models.weights` has it; the official layout or Hugging Face's. Raises CheckpointError.
+    """
+    stored = read_checkpoint(checkpoint)
+    sizes = stored_sizes(stored, "sam2")
+    try:
+        state = from_hugging_face(stored.state) if is_hugging_face(stored.state) else stored.state
+        config = infer_config(state) if sizes is None else Sam2Config.from_json(sizes)
+    except ValueError as error:
+        raise CheckpointError(f"{stored.path}: {error}") from error
+    with torch.device("meta"):  # the weights come from the file: making random ones first would only take time
+        model = build_sam2(config)
+    load_strictly(model, state, stored.path)
+    return model.eval().requires_grad_(False), stored.sha256
+
+
+def save_sam2(path: Path, model: Sam2, dtype: torch.dtype, notes: Mapping[str, str] | None = None) -> None:
+    """Writes official-layout weights as safetensors with their sizes; `notes` is further metadata."""
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}sam2": model.config.to_json()})
