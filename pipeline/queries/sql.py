@@ -140,8 +140,9 @@ def _tag_columns(tags: str) -> str:
 
 
 def lock(connection: duckdb.DuckDBPyConnection) -> None:
-    """No other files, no network, no extensions, no change of settings, no Python variables as tables."""
+    """No other files, no network, no extensions, no change of settings, no Python variables as tables, no noise."""
     for setting in (
+        "enable_progress_bar_print = false",  # after two seconds it would stand on stdout, in what `--json` prints
         "python_enable_replacements = false",
         "enable_external_access = false",
         "lock_configuration = true",

@@ -15,7 +15,7 @@ from pipeline.cli import app
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import UnreadableError
 from pipeline.queries.query import query
-from pipeline.queries.sql import IMAGES, MASKS, QueryError
+from pipeline.queries.sql import IMAGES, MASKS, QueryError, connect
 from pipeline.queries.subset import write_subset
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
@@ -280,3 +280,8 @@ def test_a_dataset_in_a_bucket(dataset: str, s3_server: Path) -> None:
     part.write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(UnreadableError, match=r"part-000001\.parquet"):
         query(open_dataset("s3://queried/dataset"))
+
+
+def test_no_bar_is_drawn_on_what_json_prints(tmp_path: Path) -> None:
+    connection = connect(Folder(str(tmp_path)), [], newest=True, candidates=False)
+    assert connection.execute("SELECT current_setting('enable_progress_bar_print')").fetchone() == (False,)
