@@ -35,6 +35,8 @@ from models.sam.mask_decoder import DecodedPrompts
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 
+MASKS_PER_BLOCK = 64  # encoded at once: many times the memory of their outlines
+
 
 @dataclass(frozen=True)
 class _CropJob:
@@ -261,22 +263,26 @@ def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _assemble(found: _Found, height: int, width: int) -> Candidates:
-    outlines = [join_transitions([outline]) for outline in found.outlines]
-    counts = [counts_from_transitions(outline, height * width) for outline in outlines]
-    lengths = np.array([len(one) for one in counts], np.int64)
-    runs = np.concatenate([np.zeros(0, np.int64), *counts])
+    bbox, area, rles = [np.zeros((0, 4), np.int32)], [np.zeros(0, np.int64)], []
+    for start in range(0, len(found.outlines), MASKS_PER_BLOCK):
+        outlines = (join_transitions([one]) for one in found.outlines[start : start + MASKS_PER_BLOCK])
+        counts = [counts_from_transitions(outline, height * width) for outline in outlines]
+        lengths, runs = np.array([len(one) for one in counts], np.int64), np.concatenate(counts)
+        bbox.append(boxes_of_counts(runs, lengths, height))
+        area.append(areas_of_counts(runs, lengths))
+        rles += compress_counts(runs, lengths)
     boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (crop.box for crop in found.crop)]
     return Candidates(
         height=height,
         width=width,
         number=np.array(found.number, np.int64),
-        bbox=boxes_of_counts(runs, lengths, height),
-        area=areas_of_counts(runs, lengths),
+        bbox=np.concatenate(bbox),
+        area=np.concatenate(area),
         predicted_iou=np.array(found.predicted_iou, np.float32),
         stability_score=np.array(found.stability_score, np.float32),
         point=np.array(found.point, np.float32).reshape(-1, 2),
         crop_box=np.array(boxes, np.int32).reshape(-1, 4),
         crop_layer=np.array([crop.layer for crop in found.crop], np.int8),
         mask_index=np.array(found.mask_index, np.int8),
-        rles=compress_counts(runs, lengths),
+        rles=rles,
     )
