@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # one run, in a process of its own
+    parser.add_argument("--pause", type=float, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work)
+        work(arguments.work, arguments.pause)
         return
     with tempfile.TemporaryDirectory() as folder:
         server = serve_s3(Path(folder)) if arguments.s3 else None
@@ -95,13 +96,13 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"images": arguments.images, "bound": bound, "kills": kills, "checks": checks}
 
 
-def start(root: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "benchmarks.kill_resume", "--work", str(root)]
+def start(root: Path, pause: float = 0) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "benchmarks.kill_resume", "--work", str(root), "--pause", str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def work(root: Path) -> None:
-    """One run, whose model writes down each image before it begins it."""
+def work(root: Path, pause: float) -> None:
+    """One run, whose model writes down each image before it begins it; `pause` seconds a batch make it last."""
     import pipeline.runs.graph
     from pipeline.runs.run import run
     from stages.generate_masks import GenerateMasks
@@ -112,6 +113,7 @@ def work(root: Path) -> None:
         def __call__(self, batch: Any) -> Any:
             with open(log, "a") as file:
                 file.write("".join(f"{name}\n" for name in batch["image_id"].to_pylist()))
+            time.sleep(pause)
             return super().__call__(batch)
 
     pipeline.runs.graph.GenerateMasks = Logged  # type: ignore[misc]
