@@ -37,6 +37,7 @@ from models.sam.checkpoints import (
 from models.sam.clip_prompt import ClipPrompt
 from models.sam.config import SamConfig
 from models.sam.model import Sam
+from models.sam2.checkpoints import is_sam2
 from models.weight_files import (
     HUB_FILENAME,
     SIZES_PREFIX,
@@ -67,6 +68,7 @@ __all__ = [
     "load_clip_tokenizer",
     "load_sam",
     "load_strictly",
+    "sam_of",
     "save_captioner",
     "save_clip",
     "save_clip_prompt",
@@ -103,12 +105,7 @@ def load_sam(checkpoint: str, image_size: int | None = None) -> tuple[Sam, str]:
     `image_size` in pixels, a multiple of the patch size, interpolates the position tables to another input size.
     Raises CheckpointError.
     """
-    stored, state, config = _read_sam(checkpoint)
-    if image_size is not None and image_size != config.image_size:
-        with _blaming(stored.path):
-            config = dataclasses.replace(config, image_size=image_size)
-        state = resize_positions(state, config)
-    return _sam_from(state, config, stored.path), stored.sha256
+    return sam_of(read_checkpoint(checkpoint), image_size)
 
 
 def save_sam(
@@ -238,7 +235,7 @@ def convert(source: str, destination: Path) -> None:
     .json beside it. No ending: a folder that `transformers.SamModel.from_pretrained` reads. Values are not changed.
     Raises CheckpointError.
     """
-    stored, state, config = _read_sam(source)
+    stored, state, config = _read_sam(read_checkpoint(source))
     _sam_from(state, config, stored.path)
     metadata = {**stored.metadata, f"{SIZES_PREFIX}sam": config.to_json()}
     if destination.suffix == ".safetensors":
@@ -257,7 +254,7 @@ def convert(source: str, destination: Path) -> None:
 
 def verify_checkpoint(checkpoint: str) -> VerifiedCheckpoint:
     """Checks that SAM weights are readable, complete, of the right shapes and finite. Raises CheckpointError if not."""
-    stored, state, config = _read_sam(checkpoint)
+    stored, state, config = _read_sam(read_checkpoint(checkpoint))
     model = _sam_from(state, config, stored.path)
     if broken := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
         raise CheckpointError(f"{stored.path}: {len(broken)} tensors hold NaN or infinity ({first_few(broken)})")
@@ -270,9 +267,20 @@ def verify_checkpoint(checkpoint: str) -> VerifiedCheckpoint:
     )
 
 
-def _read_sam(checkpoint: str) -> tuple[StoredWeights, dict[str, Tensor], SamConfig]:
+def sam_of(stored: StoredWeights, image_size: int | None) -> tuple[Sam, str]:
+    """What `load_sam` gives, of a file that is already read."""
+    stored, state, config = _read_sam(stored)
+    if image_size is not None and image_size != config.image_size:
+        with _blaming(stored.path):
+            config = dataclasses.replace(config, image_size=image_size)
+        state = resize_positions(state, config)
+    return _sam_from(state, config, stored.path), stored.sha256
+
+
+def _read_sam(stored: StoredWeights) -> tuple[StoredWeights, dict[str, Tensor], SamConfig]:
     """The stored file, its weights in the official layout, and their sizes."""
-    stored = read_checkpoint(checkpoint)
+    if is_sam2(stored.state):
+        raise CheckpointError(f"{stored.path}: holds a SAM 2, which can generate masks and track, but not do this yet")
     sizes = stored_sizes(stored, "sam")
     with _blaming(stored.path):
         state = from_hugging_face(stored.state) if is_hugging_face(stored.state) else stored.state

@@ -11,7 +11,7 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
-from models.weights import load_sam
+from models.sam2.weights import load_segmenter
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.record import as_lists, fixed_rows, mask_structs, set_columns
@@ -48,7 +48,7 @@ class GenerateMasks:
         keep_pixels: bool = False,
     ) -> None:
         torch.set_num_threads(num_threads)
-        sam, _ = load_sam(checkpoint, image_size)
+        sam, _ = load_segmenter(checkpoint, image_size)
         self.generator = MaskGenerator(
             sam.to(device), settings, min_predicted_iou, min_stability, points_per_batch, crops_per_batch
         )

@@ -3,12 +3,13 @@
 import torch
 
 from models.sam.config import SamConfig
+from models.sam2.config import Sam2Config
 
 CPU_ENTRIES = 1 << 21  # of the image as the prompts of a block see it: larger blocks leave the cache at every layer
 COPIES = 12  # of that image, in fp32, that a GPU holds at once while it attends, upscales and scans
 
 
-def prompts_per_block(config: SamConfig, device: torch.device, at_most: int) -> int:
+def prompts_per_block(config: SamConfig | Sam2Config, device: torch.device, at_most: int) -> int:
     """On a CPU as many as its caches serve well, on a GPU as many as fit half of its free memory; 1 to `at_most`."""
     entries = config.embedding_size**2 * config.prompt_embed_dim
     fitting = CPU_ENTRIES // entries

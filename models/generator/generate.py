@@ -31,9 +31,10 @@ from models.masks.rle import (
     counts_from_transitions,
     join_transitions,
 )
-from models.sam.mask_decoder import DecodedPrompts
+from models.sam.mask_decoder import DecodedPrompts, EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam2.model import Sam2
 
 MASKS_PER_BLOCK = 64  # encoded at once: many times the memory of their outlines
 
@@ -45,7 +46,7 @@ class _CropJob:
     image_index: int
     crop_index: int
     crop: Crop
-    pixels: Tensor  # (3, h, w) uint8, longest side the model's input size
+    pixels: Tensor  # (3, h, w) uint8, resized for the model
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class MaskGenerator:
 
     def __init__(
         self,
-        sam: Sam,
+        sam: Sam | Sam2,
         settings: GenerateSettings,
         min_predicted_iou: float,
         min_stability: float,
@@ -131,11 +132,11 @@ class MaskGenerator:
         while batch := list(islice(jobs, self.crops_per_batch)):
             with self._precision():
                 pixels = torch.cat([self.sam.preprocess(self._upload(job.pixels)[None]) for job in batch])
-                embeddings = self.sam.encode_images(pixels)
+                embeddings = self.sam.embed(pixels)
             for job, embedding in zip(batch, embeddings, strict=True):
                 index = job.image_index
                 questions = self._questions(job, prompts[index])
-                self._prompt_crop(job, embedding[None], images[index].shape[0], questions, found[index])
+                self._prompt_crop(job, embedding, images[index].shape[0], questions, found[index])
         if self.sam.device.type == "cuda":
             torch.cuda.synchronize(self.sam.device)  # outlines are copied without waiting
         return [_assemble(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
@@ -155,7 +156,7 @@ class MaskGenerator:
             layers = settings.layers if own is None else (0,)
             for crop_index, crop in enumerate(crop_boxes(height, width, layers, settings.crop_overlap_ratio)):
                 x0, y0, x1, y1 = crop.box
-                pixels = resize_longest_side(image[y0:y1, x0:x1], self.sam.config.image_size)
+                pixels = _resize(image[y0:y1, x0:x1], self.sam.input_shape(y1 - y0, x1 - x0))
                 yield _CropJob(image_index, crop_index, crop, torch.from_numpy(pixels).permute(2, 0, 1))
 
     def _questions(self, job: _CropJob, prompts: ImagePrompts | None) -> list[_Questions]:
@@ -175,7 +176,7 @@ class MaskGenerator:
         return [_Questions(point_grid(side) * [x1 - x0, y1 - y0], multimask, first_number)]
 
     def _prompt_crop(
-        self, job: _CropJob, embedding: Tensor, image_height: int, questions: list[_Questions], found: _Found
+        self, job: _CropJob, embedding: EmbeddedImage, image_height: int, questions: list[_Questions], found: _Found
     ) -> None:
         x0, y0, x1, y1 = job.crop.box
         height, width = job.pixels.shape[1:]
@@ -190,8 +191,8 @@ class MaskGenerator:
 
     def _scanner(self, job: _CropJob, image_height: int) -> StripScan | DenseScan:
         x0, y0, x1, y1 = job.crop.box
-        height, width = job.pixels.shape[1:]
-        low_size, input_size = self.sam.config.embedding_size * 4, self.sam.config.image_size
+        low_size = self.sam.config.embedding_size * 4
+        input_size, (height, width) = self.sam.mask_frame(*job.pixels.shape[1:])
         rows = _axis(low_size, input_size, height, y1 - y0)
         columns = _axis(low_size, input_size, width, x1 - x0)
         upsampler = Upsampler(rows, columns, x0, y0, image_height)
@@ -204,7 +205,7 @@ class MaskGenerator:
         asked: _Questions,
         crop: Crop,
         scale: np.ndarray,
-        embedding: Tensor,
+        embedding: EmbeddedImage,
         scanner: StripScan | DenseScan,
         found: _Found,
     ) -> None:
@@ -232,7 +233,7 @@ class MaskGenerator:
             found.mask_index.append(slots[index] - 1)
             found.outlines.append(outline)
 
-    def _decode(self, where: np.ndarray, embedding: Tensor) -> DecodedPrompts:
+    def _decode(self, where: np.ndarray, embedding: EmbeddedImage) -> DecodedPrompts:
         """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input."""
         if self.full_blocks:
             missing = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch) - len(where)
@@ -244,7 +245,8 @@ class MaskGenerator:
             labels = torch.ones(len(where), 1, dtype=torch.int64, device=self.sam.device)
             prompts = Prompts(points=coordinates, labels=labels)
         sparse, dense = self.sam.prompt_encoder(prompts)
-        return self.sam.mask_decoder.attend(embedding, self.sam.prompt_encoder.dense_pe(), sparse, dense)
+        places = self.sam.prompt_encoder.dense_pe()
+        return self.sam.mask_decoder.attend(embedding.embedding, places, sparse, dense, embedding.skips)
 
 
 @lru_cache(maxsize=64)
@@ -257,8 +259,11 @@ def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
     sides rounded half up, at least one pixel each."""
     height, width = image.shape[:2]
     scale = size / max(height, width)
-    new_width, new_height = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return _resize(image, (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
+
+
+def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(shape[::-1], Image.Resampling.BILINEAR)
     return np.array(resized)
 
 

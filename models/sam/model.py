@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.sam.config import SamConfig
 from models.sam.image_encoder import ImageEncoderViT
-from models.sam.mask_decoder import MaskDecoder
+from models.sam.mask_decoder import EmbeddedImage, MaskDecoder
 from models.sam.prompt_encoder import PromptEncoder
 from models.sam.prompts import Prompts
 
@@ -40,6 +40,15 @@ class Sam(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.image_encoder.pos_embed.dtype
 
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """To what an image is resized before `preprocess`: its longer side to S, rounded half up, at least a pixel."""
+        scale = self.config.image_size / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def mask_frame(self, height: int, width: int) -> tuple[int, tuple[int, int]]:
+        """To what side low-resolution masks of an image of this input shape are enlarged, and what of it is image."""
+        return self.config.image_size, (height, width)
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, h, w), 0..255, h and w at most S -> normalised, zero padded at bottom and right (B, 3, S, S)."""
         size = self.config.image_size
@@ -54,6 +63,10 @@ class Sam(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, 3, S, S) -> image embeddings (B, C, E, E)."""
         return self.image_encoder(images)
+
+    def embed(self, images: Tensor) -> list[EmbeddedImage]:
+        """Preprocessed images (B, 3, S, S), each by itself, as prompts of a SAM or of a SAM 2 meet it."""
+        return [EmbeddedImage(one) for one in self.encode_images(images).split(1)]
 
     def predict_masks(
         self, image_embeddings: Tensor, prompts: Prompts, multimask_output: bool

@@ -87,6 +87,23 @@ class Sam2(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.no_mem_embed.dtype
 
+    @property
+    def prompt_encoder(self) -> PromptEncoder:
+        return self.sam_prompt_encoder
+
+    @property
+    def mask_decoder(self) -> MaskDecoder:
+        return self.sam_mask_decoder
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """To what an image is resized before `preprocess`: squeezed to a square, whatever its shape."""
+        return self.config.image_size, self.config.image_size
+
+    def mask_frame(self, height: int, width: int) -> tuple[int, tuple[int, int]]:
+        """As `Sam.mask_frame`: a low-resolution mask is resized to the image in one step."""
+        side = 4 * self.config.embedding_size
+        return side, (side, side)
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, S, S), 0..255 -> normalised. Raises ValueError for another size: SAM 2 pads nothing."""
         size = self.config.image_size

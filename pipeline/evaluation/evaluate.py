@@ -16,6 +16,7 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.generator.precision import resolve_precision
 from models.masks.rle import areas
+from models.sam.model import Sam
 from models.weights import load_sam
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.progress import progress_bar
@@ -100,12 +101,14 @@ def evaluate(
     labels = read_labels(data, images, limit)
     thresholds = recipe.filter
     generator, sha256 = load_generator(recipe, thresholds.pred_iou_thresh, thresholds.stability_score_thresh)
-    bf16 = resolve_precision(recipe.generate.precision, generator.sam.device) == "bf16"
+    sam = generator.sam
+    assert isinstance(sam, Sam), "load_sam gives no other"
+    bf16 = resolve_precision(recipe.generate.precision, sam.device) == "bf16"
     tally, num_empty = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
         for done, image in enumerate(labels, start=1):
             pixels = read_pixels(image, recipe.decode)
-            scores = score_prompts(generator.sam, pixels, all_segments(image), generator.points_per_batch, bf16)
+            scores = score_prompts(sam, pixels, all_segments(image), generator.points_per_batch, bf16)
             kept = kept_masks(generator.generate([pixels])[0], thresholds)
             tally.add(image, *scores, kept)
             num_empty += image.num_empty

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from models.weights import load_sam
+from models.sam2.weights import load_segmenter
 from pipeline.errors import RunError, StoreError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import fingerprint
@@ -80,7 +80,7 @@ def _run(
     if shard:
         listing = shard.take(listing)
     # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
-    _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     mark = fingerprint(recipe, sha256)
     folder = Folder(recipe.output)
     listing = without_dropped(listing, folder)

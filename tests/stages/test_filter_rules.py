@@ -21,6 +21,7 @@ def test_sam_amg_keeps_what_only_the_paper_drops() -> None:
 
 
 def test_sam_amg_filters_by_scores_and_one_suppression() -> None:
+    assert recipe("sam2_amg").filter == recipe("sam_amg").filter.model_copy(update={"pred_iou_thresh": 0.8})
     assert recipe("sam_amg").generate.layers == (0,) and recipe("sam_amg").generate.points_per_side == 32
     square = rect(50, 50, 60, 60)
     reasons = sam_amg.reasons(
@@ -105,7 +106,7 @@ def test_an_empty_mask(preset: str) -> None:
     empty = np.zeros((HEIGHT, WIDTH))
     square = rect(50, 50, 60, 60)
     assert Case(preset).reasons(Candidate(empty, 0.99, 0.0), Candidate(square)) == ["stability_score", None]
-    if preset != "sam_amg":
+    if not preset.endswith("_amg"):
         found = Case(preset)(Candidate(empty, 0.99), Candidate(square))
         assert found.drop_reason == ["small", None] and found.parent.tolist() == [-1, -1]
 
@@ -113,14 +114,14 @@ def test_an_empty_mask(preset: str) -> None:
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_mask_of_one_pixel(preset: str) -> None:
     found = Case(preset)(Candidate(rect(7, 9, 1, 1)), Candidate(rect(599, 399, 1, 1)))
-    assert found.drop_reason == ([None, None] if preset == "sam_amg" else ["small", "small"])
+    assert found.drop_reason == ([None, None] if preset.endswith("_amg") else ["small", "small"])
     assert found.bbox.tolist() == [[7, 9, 1, 1], [599, 399, 1, 1]] and found.area.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_an_image_of_one_pixel(preset: str) -> None:
     tiny = Case(preset, 1, 1)
-    reason = {"sam_amg": None, "sa1b": "cover", "default": "small"}[preset]
+    reason = {"sam_amg": None, "sam2_amg": None, "sa1b": "cover", "default": "small"}[preset]
     assert tiny.reasons(Candidate(np.ones((1, 1)), crop_box=(0, 0, 1, 1))) == [reason]
 
 
