@@ -68,6 +68,7 @@ __all__ = [
     "load_clip_tokenizer",
     "load_sam",
     "load_strictly",
+    "read_clip_config",
     "sam_of",
     "save_captioner",
     "save_clip",
@@ -131,19 +132,29 @@ def load_clip(checkpoint: str, image_size: int | None = None) -> tuple[Clip, str
     Raises CheckpointError.
     """
     stored = read_checkpoint(checkpoint)
-    sizes = stored_sizes(stored, "clip")
+    state, config = _clip_state(checkpoint, stored)
     with _blaming(stored.path):
-        state = official_layout(stored.state)
-        if sizes is None:
-            is_theirs = is_hugging_face_clip(stored.state)
-            config = infer_clip_config(state, read_companion(checkpoint, "config.json") if is_theirs else None)
-        else:
-            config = ClipConfig.from_json(sizes)
         resized = config if image_size is None else dataclasses.replace(config, image_size=image_size)
     model = _clip_from(state, config, stored.path)
     if resized != config:
         model = _clip_from(resize_clip_positions(state, resized), resized, stored.path)
     return model, stored.sha256
+
+
+def read_clip_config(checkpoint: str) -> ClipConfig:
+    """The sizes of a CLIP, without building it. Raises CheckpointError."""
+    return _clip_state(checkpoint, read_checkpoint(checkpoint))[1]
+
+
+def _clip_state(checkpoint: str, stored: StoredWeights) -> tuple[dict[str, Tensor], ClipConfig]:
+    """The weights in the official layout, and their sizes."""
+    sizes = stored_sizes(stored, "clip")
+    with _blaming(stored.path):
+        state = official_layout(stored.state)
+        if sizes is not None:
+            return state, ClipConfig.from_json(sizes)
+        is_theirs = is_hugging_face_clip(stored.state)
+        return state, infer_clip_config(state, read_companion(checkpoint, "config.json") if is_theirs else None)
 
 
 def load_clip_tokenizer(checkpoint: str, config: ClipConfig, vocabulary: str | None = None) -> ClipTokenizer:

@@ -4,11 +4,13 @@ from functools import lru_cache
 from typing import Any
 
 from models.weight_files import read_checkpoint
+from models.weights import load_clip_tokenizer, read_clip_config
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.vocabularies import read_vocabulary
 from stages.caption_masks import min_score_for
 from stages.caption_rules import check_caption_templates
 from stages.tagger import thresholds_for, views_for
+from stages.text_embeddings import check_lengths
 from stages.vocabulary import Vocabulary
 
 
@@ -21,12 +23,13 @@ def vocabulary_of(recipe: Recipe) -> Vocabulary:
 def label_content(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """What the links `embed`, `tag` and `caption` of the fingerprint stand for, as far as the recipe has them.
 
-    Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, and for captions'
-    templates that do not fit it.
+    Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, for a word that
+    is too long for the model, and for captions' templates that do not fit.
     """
     if recipe.tag is None:
         return {}
     settings, thresholds = recipe.tag, thresholds_for(recipe.tag)
+    _check_lengths(settings.checkpoint, settings.tokens, vocabulary_of(recipe))
     content: dict[str, dict[str, Any]] = {
         "embed": {
             "weights_sha256": _sha256(settings.checkpoint),
@@ -47,6 +50,13 @@ def label_content(recipe: Recipe) -> dict[str, dict[str, Any]]:
         weights = None if caption.captioner is None else _sha256(caption.captioner)
         content["caption"] = plain | {"weights_sha256": weights, "min_score": min_score_for(caption)}
     return content
+
+
+@lru_cache(maxsize=8)
+def _check_lengths(checkpoint: str, tokens: str | None, vocabulary: Vocabulary) -> None:
+    tokenizer = load_clip_tokenizer(checkpoint, read_clip_config(checkpoint), tokens)
+    for group in vocabulary.groups:
+        check_lengths(tokenizer, group)
 
 
 @lru_cache(maxsize=8)

@@ -94,6 +94,9 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_written(photos: Path
     words.write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"vocabulary words\.txt: group 'thing' is empty"):
         run(recipe(photos, tmp_path / "out", clip, words), quiet=True)
+    words.write_text("very " * 300 + "long\n")
+    with pytest.raises(ValueError, match=r"'very very .*' has \d+ tokens, the model reads \d+ of them"):
+        run(recipe(photos, tmp_path / "out", clip, words), quiet=True)
     with pytest.raises(ValueError, match=r"neither a file nor a shipped one; did you mean 'scenes'"):
         run(recipe(photos, tmp_path / "out", clip, Path("scene")), quiet=True)
     with pytest.raises(ValueError, match="there is no file or folder"):
