@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import UnreadableError
-from pipeline.queries.sql import RESULT, connect, select
+from pipeline.queries.sql import RESULT, parts_room
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
@@ -54,5 +54,4 @@ def damaged(folder: Folder, paths: Sequence[str]) -> list[str]:
 
 def _ask(dataset: Dataset, folder: Folder, paths: Sequence[str], statement: str) -> pa.Table:
     newest = len(dataset.rounds) > 1 and not dataset.every_round
-    with connect(folder, paths, newest, dataset.candidates) as connection:
-        return select(connection, statement)
+    return parts_room(folder, paths, newest, dataset.candidates).select(statement)

@@ -1,39 +1,44 @@
 """SQL over a dataset's parts: the views `images` and `masks`, and nothing else that a statement could reach.
 
-DuckDB runs it in this process. Local parts are read by DuckDB itself, which may open those files only; parts in a
-bucket through fsspec and Arrow. A statement must be one SELECT, so it cannot write.
+DuckDB runs it in this process and opens no file: Arrow reads the parts, and of them only the columns that DuckDB's
+plan of the statement names. A statement must be one SELECT, so it cannot write.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import UnreadableError
-from pipeline.store.storage import Folder
-from stages.record import MASK, SCHEMA
-
-# Best tag first, whatever order they are stored in.
-_BEST = "list_reverse_sort(list_transform({0}, lambda t: {{'score': t.score, 'name': t.name}}))[1].{1}"
-_HEAVY = ("masks", "rles", "raw_rles")
-_MASK_FIELDS = [field.name for field in MASK]
-_IMAGE_FIELDS = [name for name in SCHEMA.names if name not in _HEAVY]
-# A mask's own caption and tags hide its image's, which therefore get another name in `masks`.
-_SHARED = [name for name in _IMAGE_FIELDS if name in _MASK_FIELDS]
-
-IMAGES = (*_IMAGE_FIELDS, "num_masks", "tag", "tag_score", "tag_names")
-MASKS = (
-    *_MASK_FIELDS,
-    "tag",
-    "tag_score",
-    "tag_names",
-    *(name for name in _IMAGE_FIELDS if name not in _SHARED),
-    *(f"image_{name}" for name in _SHARED),
+from pipeline.store.scans import (
+    BESIDE_A_MASK,
+    IMAGE_FIELDS,
+    IMAGE_ROWS,
+    MASK_FIELDS,
+    MASK_ROWS,
+    READS_AT_ONCE,
+    READS_AT_ONCE_OF_STORES,
+    Scan,
+    Source,
+    part_source,
 )
+from pipeline.store.storage import Folder
+
+# Of several tags the best one first, however they are stored; most masks have one or none, which need no sort.
+_SORTED = "list_reverse_sort(list_transform(tags, lambda t: {'score': t.score, 'name': t.name}))"
+_BEST = "CASE WHEN len(tags) < 2 THEN tags[1].{0} ELSE {1}[1].{0} END"
+_TAG_COLUMNS = (
+    f"{_BEST.format('name', _SORTED)} AS tag, {_BEST.format('score', _SORTED)} AS tag_score, "
+    "list_transform(tags, lambda t: t.name) AS tag_names"
+)
+_TAG_NAMES = ("tag", "tag_score", "tag_names")
+IMAGES = (*IMAGE_FIELDS, "num_masks", *_TAG_NAMES)
+_SHARED = [name for name, field in BESIDE_A_MASK.items() if name != field]
+MASKS = (*MASK_FIELDS, *_TAG_NAMES, *(name for name in BESIDE_A_MASK if name not in _SHARED), *_SHARED)
 RESULT = "image_id, uri, mask_id, bbox, area, predicted_iou, stability_score, tag, caption"
 
 
@@ -41,48 +46,84 @@ class QueryError(ValueError):
     """A statement that was refused, in one line."""
 
 
-def connect(folder: Folder, paths: Sequence[str], newest: bool, candidates: bool) -> duckdb.DuckDBPyConnection:
-    """A closed room with the views over the part files at `paths`; `newest` shows each image's newest round only.
+@dataclass(frozen=True)
+class Room:
+    """Image rows as the two views: with `newest` each image's newest round, with `candidates` rejected masks too."""
 
-    Raises UnreadableError where the first part is damaged.
-    """
-    connection = duckdb.connect()
-    if not paths:
-        connection.register("stored", SCHEMA.empty_table())
-    elif folder.is_local:
-        connection.execute("SET allowed_paths = ?", [list(paths)])
-        names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    sources: Sequence[Source]
+    reads_at_once: int = READS_AT_ONCE
+    newest: bool = False
+    candidates: bool = False
+
+    def select(self, statement: str) -> pa.Table:
+        """The answer to one SELECT, in memory.
+
+        Raises QueryError for anything else and for what DuckDB refuses, UnreadableError where rows cannot be read.
+        """
+        scans = {
+            name: Scan(schema, self.sources, self.reads_at_once)
+            for name, schema in (("image_rows", IMAGE_ROWS), ("mask_rows", MASK_ROWS))
+        }
         try:
-            connection.execute(f"CREATE VIEW stored AS FROM read_parquet([{names}], hive_partitioning = false)")
-        except duckdb.Error as error:  # it looks into the first part here
-            raise UnreadableError(_first_line(error)) from error
-    else:
-        files = PyFileSystem(FSSpecHandler(folder.fs))
-        connection.register("stored", pads.dataset(list(paths), schema=SCHEMA, filesystem=files, format="parquet"))
-    _create_views(connection, newest, candidates)
-    lock(connection)
-    return connection
+            with duckdb.connect() as connection:
+                for name, scan in scans.items():
+                    connection.register(f"no_{name}", scan.schema.empty_table())
+                    connection.execute(f"CREATE TEMP VIEW {name} AS FROM no_{name}")
+                _create_views(connection, self.newest, self.candidates)
+                lock(connection)
+                names = _columns_in_plan(connection, statement)
+                for name, scan in scans.items():
+                    scan.narrow(names)
+                    connection.register(f"read_{name}", scan)
+                    connection.execute(
+                        f"CREATE OR REPLACE TEMP VIEW {name} AS FROM no_{name} UNION ALL BY NAME FROM read_{name}"
+                    )
+                return connection.sql(statement).to_arrow_table()
+        except (duckdb.Error, pa.ArrowException) as error:
+            for scan in scans.values():
+                if scan.error is not None:
+                    raise UnreadableError(_first_line(scan.error)) from scan.error
+            raise QueryError(explain(error)) from error
+
+
+def parts_room(folder: Folder, paths: Sequence[str], newest: bool, candidates: bool) -> Room:
+    """The part files at `paths`."""
+    at_once = READS_AT_ONCE if folder.is_local else READS_AT_ONCE_OF_STORES
+    return Room([part_source(folder, path) for path in paths], at_once, newest, candidates)
 
 
 def matching_masks(rows: pa.Table, predicate: str, candidates: bool) -> pa.Array:
     """The ids of the masks among image rows for which the predicate holds. Raises QueryError."""
-    connection = duckdb.connect()
-    connection.register("stored", rows.drop_columns(["rles", "raw_rles"]))
-    _create_views(connection, newest=False, candidates=candidates)
-    lock(connection)
-    found = select(connection, f"SELECT mask_id FROM masks WHERE ({predicate}\n)")
+    room = Room([lambda columns, fields: rows], candidates=candidates)
+    found = room.select(f"SELECT mask_id FROM masks WHERE ({predicate}\n)")
     return found["mask_id"].combine_chunks().cast(pa.string())
 
 
-def select(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
-    """The answer to one SELECT, in memory.
+def _columns_in_plan(connection: duckdb.DuckDBPyConnection, statement: str) -> set[str]:
+    """What the leaves of the plan read, which DuckDB has found out by binding and optimising the statement."""
+    _refuse_all_but_select(connection, statement)
+    ((_, plan),) = connection.execute(f"EXPLAIN (FORMAT json) {statement}").fetchall()
+    names: set[str] = set()
+    nodes = json.loads(plan)
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node["children"])
+        if node["name"].strip() == "PYTHON_ARROW_SCAN":
+            read = node["extra_info"].get("Projections", [])
+            # of a struct a single field
+            names.update(one.partition(".")[0] for one in ([read] if isinstance(read, str) else read))
+    unknown = names - {*IMAGE_ROWS.names, *MASK_ROWS.names}
+    assert not unknown, f"the plan reads what there is not: {sorted(unknown)}"
+    return names
 
-    Raises QueryError for anything else and for what DuckDB refuses, UnreadableError where a part is damaged.
+
+def select(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
+    """The answer to one SELECT over what the connection holds, in memory.
+
+    Raises QueryError for anything else and for what DuckDB refuses, UnreadableError where a file is damaged.
     """
     try:
-        statements = connection.extract_statements(statement)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise QueryError("the query is not one SELECT; only reading is possible here")
+        _refuse_all_but_select(connection, statement)
         return connection.sql(statement).to_arrow_table()
     except (
         duckdb.IOException,
@@ -93,6 +134,12 @@ def select(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
         raise UnreadableError(_first_line(error)) from error
     except duckdb.Error as error:
         raise QueryError(explain(error)) from error
+
+
+def _refuse_all_but_select(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    statements = connection.extract_statements(statement)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise QueryError("the query is not one SELECT; only reading is possible here")
 
 
 def explain(error: Exception) -> str:
@@ -113,30 +160,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, newest: bool, candidates: bool) -> None:
-    source = "stored"
+    of_newest = ""
     if newest:
-        source = (
-            "(FROM stored SEMI JOIN (SELECT image_id, max(round) AS round FROM stored GROUP BY image_id) USING "
-            "(image_id, round))"
-        )
-    image = ", ".join(_IMAGE_FIELDS)
-    count = "len(masks)" if candidates else "len(list_filter(masks, lambda m: m.keep))"
+        newest_rounds = "(SELECT image_id, max(round) AS round FROM image_rows GROUP BY image_id)"
+        of_newest = f" SEMI JOIN {newest_rounds} USING (image_id, round)"
+    count = "len(keeps)" if candidates else "len(list_filter(keeps, lambda keep: keep))"
     connection.execute(
-        f"CREATE VIEW images AS SELECT {image}, coalesce({count}, 0) AS num_masks, {_tag_columns('tags')} FROM {source}"
+        f"CREATE TEMP VIEW images AS SELECT {', '.join(IMAGE_FIELDS)}, coalesce({count}, 0) AS num_masks, "
+        f"{_TAG_COLUMNS} FROM image_rows{of_newest}"
     )
-    others = ", ".join(name for name in _IMAGE_FIELDS if name not in _SHARED)
-    shared = ", ".join(f"{name} AS image_{name}" for name in _SHARED)
-    fields = ", ".join(f"mask.{name}" for name in _MASK_FIELDS)
-    kept = "" if candidates else " WHERE mask.keep"
+    kept = "" if candidates else " WHERE keep"
+    before, after = (", ".join(name for name in names) for names in (MASK_FIELDS, MASKS[len(MASK_FIELDS) + 3 :]))
     connection.execute(
-        f"CREATE VIEW masks AS SELECT {fields}, {_tag_columns('mask.tags')}, {others}, {shared} "
-        f"FROM (SELECT unnest(masks) AS mask, {image} FROM {source}){kept}"
+        f"CREATE TEMP VIEW masks AS SELECT {before}, {_TAG_COLUMNS}, {after} FROM mask_rows{of_newest}{kept}"
     )
-
-
-def _tag_columns(tags: str) -> str:
-    names = f"list_transform({tags}, lambda t: t.name)"
-    return f"{_BEST.format(tags, 'name')} AS tag, {_BEST.format(tags, 'score')} AS tag_score, {names} AS tag_names"
 
 
 def lock(connection: duckdb.DuckDBPyConnection) -> None:

@@ -4,13 +4,12 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from pipeline.dataset import Dataset, Part
 from pipeline.errors import StoreError, UnreadableError
 from pipeline.queries.query import damaged
-from pipeline.queries.sql import connect, select
+from pipeline.queries.sql import parts_room
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages import filter_rules as rules
@@ -153,7 +152,7 @@ def read_facts(dataset: Dataset, parts: list[Part]) -> Facts:
     paths = [Round(folder, part.round).part_path(part.number) for part in parts]
     try:
         return _count(dataset, folder, paths)
-    except (UnreadableError, duckdb.Error):
+    except UnreadableError:
         bad = damaged(folder, paths)
         if not bad:
             raise
@@ -165,20 +164,19 @@ def read_facts(dataset: Dataset, parts: list[Part]) -> Facts:
 def _count(dataset: Dataset, folder: Folder, paths: list[str]) -> Facts:
     newest = len(dataset.rounds) > 1 and not dataset.every_round
     facts = Facts(len(paths))
-    with connect(folder, paths, newest, candidates=False) as connection:
-        for row in select(connection, _IMAGES).to_pylist():
-            if row["status"] == "ok":
-                facts.masks_per_image[row["num_masks"]] = row["num"]
-            elif row["status"] == "skipped":
-                facts.num_skipped += row["num"]
-            else:
-                facts.num_failed += row["num"]
-        if facts.num_failed:
-            facts.failures = [Failure(**row) for row in select(connection, _FAILURES).to_pylist()]
-        facts.mask_tags = _counts(select(connection, _TAGS.format(view="masks")))
-        facts.image_tags = _counts(select(connection, _TAGS.format(view="images")))
-    with connect(folder, paths, newest, candidates=True) as connection:
-        _add_masks(facts, select(connection, _MASKS).to_pylist())
+    room = parts_room(folder, paths, newest, candidates=False)
+    for row in room.select(_IMAGES).to_pylist():
+        if row["status"] == "ok":
+            facts.masks_per_image[row["num_masks"]] = row["num"]
+        elif row["status"] == "skipped":
+            facts.num_skipped += row["num"]
+        else:
+            facts.num_failed += row["num"]
+    if facts.num_failed:
+        facts.failures = [Failure(**row) for row in room.select(_FAILURES).to_pylist()]
+    facts.mask_tags = _counts(room.select(_TAGS.format(view="masks")))
+    facts.image_tags = _counts(room.select(_TAGS.format(view="images")))
+    _add_masks(facts, parts_room(folder, paths, newest, candidates=True).select(_MASKS).to_pylist())
     return facts
 
 

@@ -15,9 +15,10 @@ from pipeline.cli import app
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import UnreadableError
 from pipeline.queries.query import query
-from pipeline.queries.sql import IMAGES, MASKS, QueryError, connect
+from pipeline.queries.sql import IMAGES, MASKS, QueryError, Room
 from pipeline.queries.subset import write_subset
 from pipeline.store.rounds import Round, publish
+from pipeline.store.scans import Source, part_source
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from stages.record import SCHEMA
@@ -155,6 +156,15 @@ def test_a_whole_statement_over_both_views(dataset: str) -> None:
         ("copy (select 1) to '{outside}'", "not one SELECT"),
         ("select 1; drop view masks", "not one SELECT"),
         ("set enable_external_access = true", "not one SELECT"),
+        ("install httpfs", "not one SELECT"),
+        ("pragma database_list", "not one SELECT"),
+        ("export database '{outside}'", "not one SELECT"),
+        ("explain analyze select 1", "not one SELECT"),
+        ("select * from glob('/*')", "reads this dataset and nothing else"),
+        ("select * from read_blob('{outside}')", "reads this dataset and nothing else"),
+        ("select * from parquet_metadata('{outside}')", "reads this dataset and nothing else"),
+        ("select getenv('HOME')", "does not exist"),
+        ("from scans", "does not exist"),
         ("attach '{outside}' as other", "not one SELECT"),
         ("", "not one SELECT"),
     ],
@@ -174,6 +184,46 @@ def test_a_predicate_cannot_leave_its_place(dataset: str) -> None:
             query(open_dataset(dataset).filter(predicate))
         with pytest.raises(QueryError):
             list(open_dataset(dataset).filter(predicate).rows())
+
+
+@pytest.mark.parametrize(
+    ("statement", "columns", "fields"),
+    [
+        ("select count(*) from masks where area > 25 and tag = 'dog'", set(), {"area", "tags", "keep"}),
+        ("select fingerprints.generate from images", {"fingerprints"}, set()),
+        ("select m.decode.mode, image_caption from masks m", {"decode", "caption"}, {"keep"}),
+        ("select num_masks from images", set(), {"keep"}),
+    ],
+)
+def test_only_what_a_statement_names_is_read(
+    dataset: str, statement: str, columns: set[str], fields: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def watched(folder: Folder, path: str) -> Source:
+        read = part_source(folder, path)
+
+        def watch(columns: set[str], fields: set[str]) -> pa.Table:
+            seen.append((columns, fields))
+            return read(columns, fields)
+
+        return watch
+
+    monkeypatch.setattr("pipeline.queries.sql.part_source", watched)
+    assert query(open_dataset(dataset, round=0), statement)[0].num_rows
+    assert set.union(*(one for one, _ in seen)) == columns and set.union(*(one for _, one in seen)) == fields
+
+
+def test_statements_that_name_no_column_read_all_of_them(dataset: str) -> None:
+    found = open_dataset(dataset)
+    (row,) = query(found, "select m from masks m where m.mask_id = 'b/1/0'")[0].to_pylist()
+    (same,) = query(found, "from masks where mask_id = 'b/1/0'")[0].to_pylist()
+    assert row["m"] == same and tuple(same) == MASKS
+    assert same["fingerprints"]["generate"] == "g1" and same["image_caption"] == "a photo of b"
+    assert same["bbox"] == [0, 0, 15, 20] and same["uri"] == "s3://photos/b" and same["caption"] is None
+    assert query(found, "select fingerprints.generate as g from masks")[0]["g"].to_pylist().count("g1") == 1
+    summary = {one["column_name"]: one for one in query(found, "summarize masks")[0].to_pylist()}
+    assert (summary["area"]["min"], summary["area"]["max"], summary["area"]["count"]) == ("20", "600", 4)
 
 
 def test_masks_as_arrays_frames_and_loaders(dataset: str) -> None:
@@ -282,6 +332,6 @@ def test_a_dataset_in_a_bucket(dataset: str, s3_server: Path) -> None:
         query(open_dataset("s3://queried/dataset"))
 
 
-def test_no_bar_is_drawn_on_what_json_prints(tmp_path: Path) -> None:
-    connection = connect(Folder(str(tmp_path)), [], newest=True, candidates=False)
-    assert connection.execute("SELECT current_setting('enable_progress_bar_print')").fetchone() == (False,)
+def test_no_bar_is_drawn_on_what_json_prints() -> None:
+    answer = Room([]).select("SELECT current_setting('enable_progress_bar_print') AS shown")
+    assert answer["shown"].to_pylist() == [False]
