@@ -92,9 +92,9 @@ def test_a_folder_of_pictures_goes_by_their_names(tmp_path: Path) -> None:
 
 
 def test_from_a_bucket(s3_server: Path) -> None:
-    (s3_server / "clips").mkdir()
-    write_video(s3_server / "clips" / "clip.mp4", [4 * index for index in range(12)])
-    with VideoFrames("s3://clips/clip.mp4", VideoSettings()) as frames:
+    (s3_server / "filmed").mkdir()
+    write_video(s3_server / "filmed" / "clip.mp4", [4 * index for index in range(12)])
+    with VideoFrames("s3://filmed/clip.mp4", VideoSettings()) as frames:
         assert levels(frames, [0, 5, 11, 2]) == [0, 5, 11, 2]
 
 

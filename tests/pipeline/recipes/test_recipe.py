@@ -67,7 +67,10 @@ def test_thresholds_below_the_store_floor_lower_what_is_generated() -> None:
         ({**MINIMAL, "generate": {"layers": []}}, r"generate.layers: .* name at least one layer"),
         ({**MINIMAL, "generate": {"layers": [1, 0]}}, r"layers must ascend without repeats: \[0, 1\]"),
         ({**MINIMAL, "generate": 3}, "generate: 3 is not valid"),
-        ({**MINIMAL, "preset": "sab1"}, "preset: 'sab1' is not valid: input should be 'default', 'sam_amg' or 'sa1b'"),
+        (
+            {**MINIMAL, "preset": "sab1"},
+            "preset: 'sab1' is not valid: input should be 'default', 'sam_amg', 'sam2_amg' or 'sa1b'",
+        ),
         ({**MINIMAL, "resources": {"sam_actors": "lots"}}, "resources.sam_actors: 'lots' is not valid"),
         ({"output": "x"}, "input: missing; set it in the recipe or with -o input="),
     ],
