@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import av
@@ -32,15 +33,14 @@ class VideoFrames:
         self._chosen = choose_frames(source.times, settings.fps)[: settings.max_frames]
         self.times = [source.times[index] - source.times[0] for index in self._chosen]
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             if not self._chosen:
                 raise ValueError("holds no frames")
             self.height, self.width = self[0].shape[:2]
             if self.height * self.width > settings.max_pixels:
                 raise ValueError(f"{self.width}×{self.height} is above video.max_pixels={settings.max_pixels}")
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -80,15 +80,14 @@ class _File:
     def __init__(self, uri: str) -> None:
         fs, path = open_filesystem(uri)
         self._handle: Any = retried(lambda: fs.open(path, "rb"))
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._handle.close)
             self._container: Any = av.open(self._handle)
             if not self._container.streams.video:
                 raise ValueError("holds no video stream")
             self._stream = self._container.streams.video[0]
             stamps = {packet.pts for packet in self._container.demux(self._stream) if packet.pts is not None}
-        except BaseException:
-            self._handle.close()
-            raise
+            undo.pop_all()
         self._stamps = sorted(stamps)
         self.times = [float(stamp * self._stream.time_base) for stamp in self._stamps]
         self._decoded: Iterator[Any] = iter(())
