@@ -59,6 +59,7 @@ def test_archives_and_manifests_in_a_bucket(s3_server: Path, photos: Path) -> No
     with tarfile.open(folder / "a.tar", "w") as file:
         for path in sorted(photos.glob("*.png")):
             file.add(path, arcname=path.name)
+    (folder / "m.csv").write_text("uri,split\nx/1.png,train\na.tar!2.png,val\n")
     listing = list_images("s3://packed/*.tar").to_pylist()
     assert [row["image_id"] for row in listing] == [f"a.tar!{index}.png" for index in range(4)]
     for row in listing:
@@ -66,7 +67,6 @@ def test_archives_and_manifests_in_a_bucket(s3_server: Path, photos: Path) -> No
         expected = (photos / row["image_id"].removeprefix("a.tar!")).read_bytes()
         assert read_source(row["uri"], row["offset"], row["size"]) == expected
         assert read_source(row["uri"], None, None) == expected
-    (folder / "m.csv").write_text("uri,split\nx/1.png,train\na.tar!2.png,val\n")
     rows = list_images("s3://packed/m.csv").to_pylist()
     assert [(row["image_id"], row["uri"]) for row in rows] == [
         ("x/1.png", "s3://packed/x/1.png"),
