@@ -12,9 +12,16 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """`auto` becomes bf16 on a GPU that computes in it and on a CPU with matrix tiles (AMX), else fp32."""
     if precision != "auto":
         return precision
+    fast = computes_in_bf16(device) if device.type == "cuda" else _has_matrix_tiles()
+    return "bf16" if fast else "fp32"
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """False where bf16 is emulated, which makes products ten times slower than in fp32."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _has_matrix_tiles() else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return _has_matrix_tiles() or (supported is not None and supported())
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.clip.contrastive import shared_text_loss
 from models.clip.model import Clip
+from models.generator.precision import computes_in_bf16
 from models.training.optim import OptimSettings, learning_rate, set_learning_rate, update_average
 
 _TABLE = ("positional_embedding", "class_embedding", "token_embedding")
@@ -21,7 +22,8 @@ class NonFiniteClipLossError(RuntimeError):
 
 
 class ClipTrainerSettings(BaseModel):
-    """`weights`: how much the loss of each group of texts counts, 1 where it is not named."""
+    """`weights`: how much the loss of each group of texts counts, 1 where it is not named. `bf16` is where the device
+    has instructions for it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,6 +63,7 @@ class ClipTrainer:
     def __init__(self, clip: Clip, settings: ClipTrainerSettings) -> None:
         self.clip = clip.train()
         self.settings = settings
+        self.bf16 = settings.bf16 and computes_in_bf16(clip.device)
         self.num_steps_done = 0
         optim = settings.optim
         self.optimizer = torch.optim.AdamW(
@@ -92,7 +95,7 @@ class ClipTrainer:
 
     def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         device = self.clip.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             images = batch.images.to(device, memory_format=torch.channels_last)
             views = F.normalize(self.clip.encode_image(images).float(), dim=-1)
             text_features = [self.clip.encode_text(group.tokens.to(device)).float() for group in batch.groups]

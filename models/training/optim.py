@@ -2,8 +2,7 @@
 
 Layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254) and ViTDet: the deeper into the encoder, the smaller
 the learning rate. Warm-up 250 steps, decay .8, betas (.9, .999), weight decay .1: Kirillov et al. 2023, appendix A.
-Muon orthogonalises the updates of matrices inside the network (Jordan et al. 2024, kellerjordan.github.io/posts/muon),
-scaled to AdamW's size (Liu et al. 2025, arXiv:2502.16982) so that one learning rate serves both.
+Muon, for matrices inside the network, is scaled to AdamW's size, so that one learning rate serves both.
 """
 
 import math
@@ -14,6 +13,8 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+from models.training.muon import Muon
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
 _MATRIX = re.compile(r"\.blocks\.\d+\.(attn|mlp)\.|mask_decoder\.transformer\.")
@@ -79,7 +80,7 @@ def make_optimizers(
     ]
     if matrices:
         groups = parameter_groups(matrices, encoder_depth, settings)
-        optimizers.append(torch.optim.Muon(groups, settings.learning_rate, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(groups, settings.learning_rate))
     return optimizers
 
 

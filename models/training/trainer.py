@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.generator.precision import computes_in_bf16
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.dense import DenseHead, dense_loss, segment_levels
@@ -40,7 +41,8 @@ class DenseSettings(BaseModel):
 
 class TrainerSettings(BaseModel):
     """`images_per_pass` images go through the encoder at once; a step's gradients add up over its passes.
-    Clicks and refinements are trained in every `clicks_every`-th step, the others end with the first prompt."""
+    Clicks and refinements are trained in every `clicks_every`-th step, the others end with the first prompt.
+    `bf16` is where the device has instructions for it; elsewhere, emulated, it would be ten times slower than fp32."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,6 +87,7 @@ class Trainer:
         self.sam = sam.train().requires_grad_(not self.text_alone)
         self.sam.image_encoder.set_drop_path(0.0 if self.text_alone else settings.drop_path)
         self.settings = settings
+        self.bf16 = settings.bf16 and computes_in_bf16(sam.device)
         self.num_steps_done = 0
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -156,11 +159,11 @@ class Trainer:
         if not dense_alone and not self.text_alone:
             labels = [(example.masks.to(sam.device), example.weights.to(sam.device)) for example in examples]
             tally = train_on_prompts(
-                sam, leaf, labels, prompts, settings.loss, prompt_step, generator, share, settings.bf16
+                sam, leaf, labels, prompts, settings.loss, prompt_step, generator, share, self.bf16
             )
         if not dense_alone and self.text is not None:
             by_text = train_on_text_prompts(
-                sam, self.text, leaf, examples, prompts, settings.loss, prompt_step, generator, share, settings.bf16
+                sam, self.text, leaf, examples, prompts, settings.loss, prompt_step, generator, share, self.bf16
             )
             if by_text is not None:
                 tally = by_text if tally is None else tally + by_text
@@ -242,7 +245,7 @@ class Trainer:
         return [(name, value) for name, value in named if value.requires_grad]
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
+        return torch.autocast(self.sam.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], num_workers: int) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
+from models.training.muon import Muon
 from models.training.optim import (
     OptimSettings,
     layer_of,
@@ -66,7 +67,7 @@ def test_each_group_gets_its_share_of_the_rate() -> None:
 def test_muon_takes_the_matrices_inside_the_network_and_adamw_the_rest() -> None:
     sam = build_sam(SAM_SIZES["debug"])
     adamw, muon = make_optimizers(sam.named_parameters(), 2, OptimSettings(muon=True))
-    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, Muon)
     place = {id(p): one for one in (adamw, muon) for group in one.param_groups for p in group["params"]}
     named = dict(sam.named_parameters())
     assert len(place) == len(named), "each parameter is in one optimiser"
