@@ -1,4 +1,4 @@
-"""Labelled masks as prompts, and how well a SAM answers them."""
+"""Labelled masks as prompts, and how well a SAM or a SAM 2 answers them."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from models.evaluation.overlap import pairwise_iou
-from models.generator.generate import resize_longest_side
+from models.generator.generate import resize
 from models.generator.upsample import Axis, Upsampler
 from models.masks.rle import bounding_boxes, compress_counts, counts_from_transitions, decode_patch
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam2.model import Sam2
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def center_point(mask: np.ndarray) -> tuple[int, int]:
 
 @torch.inference_mode()
 def score_prompts(
-    sam: Sam, image: np.ndarray, truths: list[bytes], prompts_per_batch: int, bf16: bool = False
+    sam: Sam | Sam2, image: np.ndarray, truths: list[bytes], prompts_per_batch: int, bf16: bool = False
 ) -> tuple[PromptScores, PromptScores]:
     """Answers to one point and to one box a labelled mask; one encoder pass, prompts in blocks.
 
@@ -60,11 +62,11 @@ def score_prompts(
     in segment-anything's `batched_mask_to_box`. With `bf16` the model runs under autocast.
     """
     height, width = image.shape[:2]
-    pixels = torch.from_numpy(resize_longest_side(image, sam.config.image_size)).permute(2, 0, 1)  # (3, h, w)
-    low_size, input_size = 4 * sam.config.embedding_size, sam.config.image_size
+    pixels = torch.from_numpy(resize(image, sam.input_shape(height, width))).permute(2, 0, 1)  # (3, h, w)
+    low_size, (frame, valid) = 4 * sam.config.embedding_size, sam.mask_frame(*pixels.shape[1:])
     upsampler = Upsampler(
-        rows=Axis.of(low_size, input_size, pixels.shape[1], height),
-        columns=Axis.of(low_size, input_size, pixels.shape[2], width),
+        rows=Axis.of(low_size, frame, valid[0], height),
+        columns=Axis.of(low_size, frame, valid[1], width),
         x0=0,
         y0=0,
         height=height,
@@ -75,18 +77,25 @@ def score_prompts(
     found: tuple[list[PromptScores], list[PromptScores]] = ([], [])
     precision = torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16)
     with precision:
-        embedding = sam.encode_images(sam.preprocess(pixels[None]))
+        (embedded,) = sam.embed(sam.preprocess(pixels[None]))
     for start in range(0, len(truths), prompts_per_batch):
         block = slice(start, start + prompts_per_batch)
         labels = torch.ones(len(points[block]), 1, dtype=torch.int64, device=sam.device)
         by_point = Prompts(points=points[block, None], labels=labels)
         for prompts, scores in zip((by_point, Prompts(boxes=boxes[block])), found, strict=True):
             with precision:
-                logits, predicted_iou = sam.predict_masks(embedding, prompts, multimask_output=prompts.boxes is None)
+                logits, predicted_iou = _answer(sam, embedded, prompts)
             true_iou = _true_iou(logits.float().cpu(), truths[block], upsampler, width, sam.config.mask_threshold)
             scores.append(PromptScores(predicted_iou.float().cpu().numpy(), true_iou))
     num_outputs = sam.config.num_multimask_outputs
     return _join(found[0], num_outputs), _join(found[1], 1)
+
+
+def _answer(sam: Sam | Sam2, image: EmbeddedImage, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    multimask_output = prompts.boxes is None
+    if isinstance(sam, Sam2):
+        return sam.predict_masks(image, prompts, multimask_output)
+    return sam.predict_masks(image.embedding, prompts, multimask_output)
 
 
 def _points_and_boxes(truths: list[bytes], height: int, width: int) -> tuple[Tensor, Tensor]:

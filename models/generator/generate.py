@@ -156,7 +156,7 @@ class MaskGenerator:
             layers = settings.layers if own is None else (0,)
             for crop_index, crop in enumerate(crop_boxes(height, width, layers, settings.crop_overlap_ratio)):
                 x0, y0, x1, y1 = crop.box
-                pixels = _resize(image[y0:y1, x0:x1], self.sam.input_shape(y1 - y0, x1 - x0))
+                pixels = resize(image[y0:y1, x0:x1], self.sam.input_shape(y1 - y0, x1 - x0))
                 yield _CropJob(image_index, crop_index, crop, torch.from_numpy(pixels).permute(2, 0, 1))
 
     def _questions(self, job: _CropJob, prompts: ImagePrompts | None) -> list[_Questions]:
@@ -259,10 +259,11 @@ def resize_longest_side(image: np.ndarray, size: int) -> np.ndarray:
     sides rounded half up, at least one pixel each."""
     height, width = image.shape[:2]
     scale = size / max(height, width)
-    return _resize(image, (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
+    return resize(image, (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
 
 
-def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 to `shape`, height and width, by Pillow's bilinear filter."""
     resized = Image.fromarray(np.ascontiguousarray(image)).resize(shape[::-1], Image.Resampling.BILINEAR)
     return np.array(resized)
 

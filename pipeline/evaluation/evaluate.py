@@ -16,8 +16,7 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.generator.precision import resolve_precision
 from models.masks.rle import areas
-from models.sam.model import Sam
-from models.weights import load_sam
+from models.sam2.weights import load_segmenter
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.progress import progress_bar
 from pipeline.recipes.recipe import Recipe
@@ -102,7 +101,6 @@ def evaluate(
     thresholds = recipe.filter
     generator, sha256 = load_generator(recipe, thresholds.pred_iou_thresh, thresholds.stability_score_thresh)
     sam = generator.sam
-    assert isinstance(sam, Sam), "load_sam gives no other"
     bf16 = resolve_precision(recipe.generate.precision, sam.device) == "bf16"
     tally, num_empty = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
@@ -144,7 +142,7 @@ def load_generator(recipe: Recipe, min_predicted_iou: float, min_stability: floa
     default_points = 256 if device == "cuda" else 64
     points = default_points if resources.points_per_batch == "auto" else resources.points_per_batch
     crops = 1 if resources.crops_per_batch == "auto" else resources.crops_per_batch
-    sam, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    sam, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     generator = MaskGenerator(sam.to(device), recipe.generate, min_predicted_iou, min_stability, points, crops)
     return generator, sha256
 

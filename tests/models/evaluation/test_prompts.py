@@ -6,18 +6,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.prompts import PromptScores, center_point, score_prompts
-from models.generator.generate import resize_longest_side
+from models.generator.generate import resize, resize_longest_side
 from models.masks.rle import encode_masks
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam2.build import build_sam2
+from models.sam2.config import SAM2_SIZES
+from models.sam2.model import Sam2
 
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
     torch.manual_seed(0)
     return build_sam(SAM_SIZES["debug"]).eval()
+
+
+@pytest.fixture(scope="module")
+def sam2() -> Sam2:
+    torch.manual_seed(0)
+    return build_sam2(SAM2_SIZES["debug"]).eval()
 
 
 def test_chosen_and_best_by_hand() -> None:
@@ -52,8 +61,14 @@ def test_the_center_agrees_with_every_distance_computed(seed: int, height: int, 
     assert own == pytest.approx(distance.max(), abs=1e-4)
 
 
-def reference(sam: Sam, image: np.ndarray, prompts: Prompts, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+def reference(sam: Sam | Sam2, image: np.ndarray, prompts: Prompts, multimask: bool) -> tuple[np.ndarray, np.ndarray]:
     """Binary masks at full resolution, by the published resizes, and predicted IoU."""
+    if isinstance(sam, Sam2):
+        squeezed = torch.from_numpy(resize(image, (64, 64))).permute(2, 0, 1)
+        (embedded,) = sam.embed(sam.preprocess(squeezed[None]))
+        logits, predicted = sam.predict_masks(embedded, prompts, multimask)
+        full = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
+        return (full > 0).numpy(), predicted.numpy()
     pixels = torch.from_numpy(resize_longest_side(image, sam.config.image_size)).permute(2, 0, 1)
     embedding = sam.encode_images(sam.preprocess(pixels[None]))
     logits, predicted = sam.predict_masks(embedding, prompts, multimask)
@@ -64,7 +79,9 @@ def reference(sam: Sam, image: np.ndarray, prompts: Prompts, multimask: bool) ->
 
 
 @torch.inference_mode()
-def test_answers_are_those_of_one_prompt_at_a_time_at_full_resolution(sam: Sam) -> None:
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_answers_are_those_of_one_prompt_at_a_time_in_full(kind: str, request: pytest.FixtureRequest) -> None:
+    sam: Sam | Sam2 = request.getfixturevalue(kind)
     rng = np.random.default_rng(1)
     image = rng.integers(0, 255, (90, 130, 3), np.uint8)
     truths = np.zeros((5, 90, 130), bool)
@@ -76,7 +93,8 @@ def test_answers_are_those_of_one_prompt_at_a_time_at_full_resolution(sam: Sam) 
     point, box = score_prompts(sam, image, encode_masks(truths), prompts_per_batch=2)
     assert point.predicted_iou.shape == point.true_iou.shape == (5, 3)
     assert box.predicted_iou.shape == box.true_iou.shape == (5, 1)
-    scale = 64 / 130, 44 / 90  # the sides of the resized picture, 64 x 44
+    # the sides of the resized picture: 64 x 44, or a square
+    scale = 64 / 130, (44 if isinstance(sam, Sam) else 64) / 90
     for index, truth in enumerate(truths):
         x, y = center_point(truth)
         rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))

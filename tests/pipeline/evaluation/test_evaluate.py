@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,9 @@ from models.evaluation.overlap import Overlap
 from models.evaluation.prompts import PromptScores
 from models.generator.candidates import Candidates
 from models.masks.rle import areas, bounding_boxes, encode_masks
+from models.sam2.build import build_sam2
+from models.sam2.config import SAM2_SIZES
+from models.sam2.weights import save_sam2
 from pipeline.coco_labels import LabelledImage
 from pipeline.evaluation.calibrate import calibrate
 from pipeline.evaluation.choose_thresholds import (
@@ -131,6 +135,14 @@ def test_a_real_model_on_real_scenes(scenes: Path) -> None:
 
     again = evaluate(recipe(), str(scenes / "annotations.json"), images=str(scenes), limit=1, quiet=True)
     assert again.num_images == 1 and again.num_masks["all"] < total
+
+
+def test_a_sam_2_is_measured_alike(scenes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_sam2(tmp_path / "debug.safetensors", build_sam2(SAM2_SIZES["debug"]), torch.float32)
+    found = evaluate(recipe(str(tmp_path / "debug.safetensors")), str(scenes), quiet=True)
+    assert found.num_masks["all"] > 10 and found.calibration["point"].num_masks == 3 * found.num_masks["all"]
+    assert 0 <= (found.point_miou["all"] or 0) <= (found.point_miou_best["all"] or 0) < 1
 
 
 def test_thresholds_that_let_nothing_through_are_measured_too(scenes: Path) -> None:
