@@ -7,6 +7,7 @@ from models.weight_files import read_checkpoint
 from models.weights import load_clip_tokenizer, read_clip_config
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.vocabularies import read_vocabulary
+from pipeline.video.recipe import VideoRecipe
 from stages.caption_masks import min_score_for
 from stages.caption_rules import check_caption_templates
 from stages.tagger import thresholds_for, views_for
@@ -14,13 +15,13 @@ from stages.text_embeddings import check_lengths
 from stages.vocabulary import Vocabulary
 
 
-def vocabulary_of(recipe: Recipe) -> Vocabulary:
+def vocabulary_of(recipe: Recipe | VideoRecipe) -> Vocabulary:
     """The vocabulary of a recipe that tags. Raises ValueError if it cannot be read."""
     assert recipe.tag is not None
     return read_vocabulary(recipe.tag.vocabulary)
 
 
-def label_content(recipe: Recipe) -> dict[str, dict[str, Any]]:
+def label_content(recipe: Recipe | VideoRecipe) -> dict[str, dict[str, Any]]:
     """What the links `embed`, `tag` and `caption` of the fingerprint stand for, as far as the recipe has them.
 
     Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, for a word that

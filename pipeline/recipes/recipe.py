@@ -84,8 +84,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _captions_need_tags(self) -> "Recipe":
-        if self.caption is not None and self.tag is None:
-            raise ValueError("caption needs the features of tag; add a tag section or leave caption out")
+        check_captions_have_tags(self.tag, self.caption)
         return self
 
     @property
@@ -100,3 +99,9 @@ class Recipe(BaseModel):
         threshold = self.filter.stability_score_thresh
         floor = self.generate.store_floor.stability_score
         return min(threshold, floor) if self.generate.store_rejected else threshold
+
+
+def check_captions_have_tags(tag: TagSettings | None, caption: CaptionSettings | None) -> None:
+    """Raises ValueError for captions without tags."""
+    if caption is not None and tag is None:
+        raise ValueError("caption needs the features of tag; add a tag section or leave caption out")

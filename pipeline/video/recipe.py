@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.generator.settings import GenerateSettings
-from pipeline.recipes.recipe import ModelSettings, RaySettings, ResourceSettings
+from pipeline.recipes.recipe import ModelSettings, RaySettings, ResourceSettings, check_captions_have_tags
+from stages.caption_settings import CaptionSettings
 from stages.filter_settings import FilterSettings
+from stages.tag_settings import TagSettings
 from stages.video_settings import TrackSettings, VideoSettings
 
 # Ravi et al., «SAM 2» (2024), appendix on SA-V's automatic masklets: what the first frame is asked, and its clean-up
@@ -29,7 +31,7 @@ class VideoRunSettings(BaseModel):
 class VideoRecipe(BaseModel):
     """A whole run: `input` (a folder, glob or file, or a list of them; a folder of pictures is a video), `output` (the
     dataset), `video` which frames are looked at, `generate` and `filter` what is found on key frames, `track` what
-    becomes of it."""
+    becomes of it. Without `tag` nothing is named, without `caption` nothing described."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,6 +45,13 @@ class VideoRecipe(BaseModel):
     generate: GenerateSettings
     filter: FilterSettings
     track: TrackSettings = TrackSettings()
+    tag: TagSettings | None = None
+    caption: CaptionSettings | None = None
     run: VideoRunSettings = VideoRunSettings()
     resources: ResourceSettings = ResourceSettings()
     ray: RaySettings = RaySettings()
+
+    @model_validator(mode="after")
+    def _captions_need_tags(self) -> "VideoRecipe":
+        check_captions_have_tags(self.tag, self.caption)
+        return self

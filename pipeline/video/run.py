@@ -16,9 +16,11 @@ from models.weights import load_sam
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
+from pipeline.recipes.labelling import label_content, vocabulary_of
 from pipeline.runs.attempts import RayAttempts
 from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
 from pipeline.runs.chunks import Chunk, Plan, plan_chunks
+from pipeline.runs.graph import TAG_CPUS
 from pipeline.runs.left_alone import without_dropped
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources, resolve_resources
@@ -30,6 +32,7 @@ from pipeline.store.storage import Folder
 from pipeline.video.commit import MaskletCommitter, VideoTally
 from pipeline.video.masklet_round import KIND, MaskletRound
 from pipeline.video.recipe import VideoRecipe
+from stages.name_masklets import NameMasklets
 from stages.track_video import TrackVideos
 
 
@@ -70,7 +73,7 @@ def run_video(
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
-        resources = resolve_resources(recipe.resources, nodes)
+        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
         into = Into(target, listing, {"kind": KIND})
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         publish(folder, target.number)
@@ -98,8 +101,7 @@ def run_video(
 
 
 def video_fingerprint(recipe: VideoRecipe, weights_sha256: str, tracker_sha256: str | None) -> Fingerprint:
-    """One link, `generate`: nothing of a masklet can be replayed without the model. How many objects are followed at
-    once is no part of it."""
+    """One link, `generate`: nothing of a masklet is replayed. How many objects are followed at once is not in it."""
     track = recipe.track.model_dump(mode="json", exclude={"objects_at_once", "checkpoint"})
     content = flat(
         {
@@ -110,6 +112,7 @@ def video_fingerprint(recipe: VideoRecipe, weights_sha256: str, tracker_sha256: 
             "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
             "filter": recipe.filter.model_dump(mode="json"),
             "track": track | {"weights_sha256": tracker_sha256},
+            **label_content(recipe),
         }
     )
     link = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -157,7 +160,7 @@ def _graph(
     for chunk in chunks:
         videos = chunk.images.append_column("part", pa.array([chunk.part] * chunk.images.num_rows, pa.int32()))
         blocks += [videos.slice(index, 1) for index in range(videos.num_rows)]
-    return ray.data.from_blocks(blocks).map_batches(
+    masklets = ray.data.from_blocks(blocks).map_batches(
         TrackVideos,
         fn_constructor_kwargs={
             "checkpoint": recipe.model.checkpoint,
@@ -178,4 +181,23 @@ def _graph(
         batch_format="pyarrow",
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,
+    )
+    if recipe.tag is None:
+        return masklets
+    return masklets.map_batches(
+        NameMasklets,
+        fn_constructor_kwargs={
+            "video": recipe.video,
+            "tag": recipe.tag,
+            "caption": recipe.caption,
+            "vocabulary": vocabulary_of(recipe),
+            "views_per_batch": resources.views_per_batch,
+            "device": resources.device,
+            "num_threads": resources.threads_per_actor,
+        },
+        compute=ActorPoolStrategy(size=min(resources.tag_actors, len(blocks))),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=TAG_CPUS,
+        num_gpus=resources.tag_gpus,
     )

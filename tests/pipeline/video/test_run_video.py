@@ -114,6 +114,23 @@ def test_a_memory_follows_the_objects_where_the_recipe_names_a_sam_2(clips: Path
     assert rows(tmp_path / "other")[0]["fingerprints"] != found[0]["fingerprints"]
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_masklets_are_named_where_the_recipe_names_a_clip(clips: Path, tmp_path: Path) -> None:
+    tag = {"checkpoint": "clip_small", "vocabulary": "scenes", "threshold": 0.3}
+    caption = {"templates": ["something {colour}"], "min_score": -1.0, "max_masks": 2}
+    changes = {"include": ["mp4/**"], "tag": tag, "caption": caption}
+    summary = run_video(recipe(clips, tmp_path / "out", **changes), quiet=True)
+    assert (summary.status, summary.tally.failed) == ("done", 0)
+    kept = [row for row in rows(tmp_path / "out") if row["keep"]]
+    assert any(row["tags"] for row in kept) and all(0.3 <= tag["score"] <= 1 for row in kept for tag in row["tags"])
+    captions = [row["caption"] for row in kept if row["caption"]]
+    assert captions and all(text.startswith("something ") for text in captions) and len(captions) <= 4
+    with pytest.raises(ValueError, match=r"made with other settings \(tag\.threshold: 0\.3 → 0\.4\)"):
+        run_video(recipe(clips, tmp_path / "out", **changes | {"tag": tag | {"threshold": 0.4}}), quiet=True)
+    with pytest.raises(ValueError, match=r"caption needs the features of tag"):
+        recipe(clips, tmp_path / "out", caption=caption)
+
+
 def start(clips: Path, output: Path) -> subprocess.Popen[str]:
     settings = [
         f"input={clips}", f"output={output}", "run.commit_every=1", "model.checkpoint=sam_tiny",
