@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.blank import blank
 from models.captioner.model import Captioner, CaptionerConfig
 from models.clip.build import build_clip
 from models.clip.checkpoints import infer_config as infer_clip_config
@@ -206,7 +207,7 @@ def load_captioner(checkpoint: str) -> tuple[Captioner, str]:
         raise CheckpointError(f"{stored.path}: is no captioner, or its sizes are not stored with it")
     with _blaming(stored.path):
         config = CaptionerConfig.from_json(sizes)
-    with torch.device("meta"):
+    with blank():
         model = Captioner(config)
     load_strictly(model, stored.state, stored.path)
     return model.eval().requires_grad_(False), stored.sha256
@@ -226,7 +227,7 @@ def load_clip_prompt(checkpoint: str) -> ClipPrompt:
     weight = stored.state.get("projection.weight")
     if weight is None or weight.ndim != 2:
         raise CheckpointError(f"{stored.path}: holds no projection of CLIP embeddings; train one with `text_prompt`")
-    with torch.device("meta"):
+    with blank():
         model = ClipPrompt(weight.shape[1], weight.shape[0])
     load_strictly(model, stored.state, stored.path)
     return model.eval().requires_grad_(False)
@@ -309,14 +310,14 @@ def _blaming(source: object) -> Iterator[None]:
 
 
 def _sam_from(state: Mapping[str, Tensor], config: SamConfig, source: Path) -> Sam:
-    with torch.device("meta"):  # the weights come from the file: making random ones first would only take time
+    with blank():
         model = build_sam(config)
     load_strictly(model, state, source)
     return model.eval().requires_grad_(False)
 
 
 def _clip_from(state: Mapping[str, Tensor], config: ClipConfig, source: Path) -> Clip:
-    with torch.device("meta"):
+    with blank():
         model = build_clip(config)
     load_strictly(model, state, source)
     return model.eval().requires_grad_(False)

@@ -46,7 +46,7 @@ class Captioner(nn.Module):
         )
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         positions = config.prefix_length + config.context_length
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(positions, config.width))
+        self.positional_embedding = nn.Parameter(nn.init.normal_(torch.empty(positions, config.width), std=0.01))
         self.transformer = Transformer(
             width=config.width,
             num_layers=config.num_layers,

@@ -16,7 +16,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, *, grid_size: int, width: int, num_heads: int, embed_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.positional_embedding = nn.Parameter(torch.randn(1 + grid_size**2, width) / width**0.5)
+        self.positional_embedding = nn.Parameter(nn.init.normal_(torch.empty(1 + grid_size**2, width), std=width**-0.5))
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)

@@ -33,9 +33,13 @@ class Clip(nn.Module):
             causal=True,
         )
         self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(config.context_length, config.text_width))
+        self.positional_embedding = nn.Parameter(
+            nn.init.normal_(torch.empty(config.context_length, config.text_width), std=0.01)
+        )
         self.ln_final = nn.LayerNorm(config.text_width)
-        self.text_projection = nn.Parameter(config.text_width**-0.5 * torch.randn(config.text_width, config.embed_dim))
+        self.text_projection = nn.Parameter(
+            nn.init.normal_(torch.empty(config.text_width, config.embed_dim), std=config.text_width**-0.5)
+        )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / INITIAL_TEMPERATURE)))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 

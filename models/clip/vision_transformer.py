@@ -29,12 +29,12 @@ class VisionTransformer(nn.Module):
         super().__init__()
         scale = width**-0.5
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(1 + grid_size**2, width))
+        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(width), std=scale))
+        self.positional_embedding = nn.Parameter(nn.init.normal_(torch.empty(1 + grid_size**2, width), std=scale))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width=width, num_layers=num_layers, num_heads=num_heads, activation=activation)
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+        self.proj = nn.Parameter(nn.init.normal_(torch.empty(width, embed_dim), std=scale))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv1(images)  # (B, D, rows, columns)

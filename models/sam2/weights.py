@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.blank import blank
 from models.sam.model import Sam
 from models.sam2.build import build_sam2
 from models.sam2.checkpoints import from_hugging_face, infer_config, is_hugging_face, is_sam2
@@ -48,7 +49,7 @@ def _sam2_of(stored: StoredWeights, image_size: int | None) -> tuple[Sam2, str]:
         config = config if image_size is None else dataclasses.replace(config, image_size=image_size)
     except ValueError as error:
         raise CheckpointError(f"{stored.path}: {error}") from error
-    with torch.device("meta"):  # the weights come from the file: making random ones first would only take time
+    with blank():
         model = build_sam2(config)
     load_strictly(model, state, stored.path)
     return model.eval().requires_grad_(False), stored.sha256

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.blank import blank
 from models.evaluation.prompts import score_prompts
 from models.sam.build import build_sam
 from models.sam.model import Sam
@@ -110,7 +111,7 @@ def _record(
 def validate(sam: Sam, weights: dict[str, Tensor], settings: ValidationSettings) -> dict[str, float]:
     """Mean IoU of the answers to one point (best output, and the one of the highest predicted IoU) and to one box."""
     started = time.perf_counter()
-    with torch.device("meta"):
+    with blank():
         model = build_sam(sam.config)
     model.load_state_dict(weights, assign=True)
     model = model.eval().requires_grad_(False)
