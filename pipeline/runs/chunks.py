@@ -14,6 +14,7 @@ from pipeline.store.shards import Shard, part_after
 # next graph's actors is a small part of the time, however many actors there are.
 MIN_IMAGES_PER_GRAPH = 1 << 14
 IMAGES_PER_ACTOR = 1 << 11
+FIRST_GRAPH = 16  # of several graphs the first takes in this fraction: Ray needs 0.4 ms of the driver to take an image
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Plan:
 
     def in_groups(self, num_actors: int) -> Iterator[list[Chunk]]:
         """Lists of chunks: what one graph takes in, so that neither the driver nor Ray holds blocks for a bucket."""
-        max_images = max(MIN_IMAGES_PER_GRAPH, IMAGES_PER_ACTOR * num_actors)
+        full = max(MIN_IMAGES_PER_GRAPH, IMAGES_PER_ACTOR * num_actors)
+        max_images = full if self.num_images <= full else full // FIRST_GRAPH
         group: list[Chunk] = []
         num_images = 0
         for chunk in self:
@@ -61,7 +63,7 @@ class Plan:
             num_images += chunk.images.num_rows
             if num_images >= max_images:
                 yield group
-                group, num_images = [], 0
+                group, num_images, max_images = [], 0, full
         if group:
             yield group
 

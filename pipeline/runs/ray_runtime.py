@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from pipeline.errors import RunError
+
 
 @dataclass(frozen=True)
 class Node:
@@ -37,7 +39,7 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
     the cluster there is used, and the code travels to its workers. A Ray that is already connected is used as it is
     and left running.
 
-    Raises ValueError when there is no cluster at `address`.
+    Raises ValueError when there is no cluster at `address`, RunError when none starts here.
     """
     # read when the library loads: its own messages are for its developers, and ours say what a person needs
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -54,13 +56,19 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
             if address is None:
                 os.environ.update(WORKER_ENVIRONMENT)
                 cpus = num_cpus or len(os.sched_getaffinity(0))
-                ray.init(
-                    address="local",  # else a cluster that happens to run here would be joined
-                    num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
-                    include_dashboard=False,
-                    object_store_memory=_object_store_bytes(),
-                    **quiet,
-                )
+                try:
+                    ray.init(
+                        address="local",  # else a cluster that happens to run here would be joined
+                        num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
+                        include_dashboard=False,
+                        object_store_memory=_object_store_bytes(),
+                        **quiet,
+                    )
+                except Exception as error:  # Ray's own is no narrower
+                    raise RunError(
+                        f"Ray does not start on this machine ({str(error).strip().splitlines()[0]}); when it is less "
+                        "busy or has more free memory, run the same command again"
+                    ) from error
             else:
                 code = [str(ROOT / package) for package in ("pipeline", "stages", "models")]
                 try:

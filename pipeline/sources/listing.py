@@ -12,10 +12,12 @@ from pipeline.sources.files import IMAGE_SUFFIXES, list_files
 from pipeline.sources.globs import MAGIC, filter_regex
 from pipeline.sources.listing_schema import LISTING
 from pipeline.sources.manifest import MANIFEST_SUFFIXES, list_manifest
+from pipeline.sources.spill import spilled
 
 
 def list_images(source: str | Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> pa.Table:
-    """Every image of the sources as a table LISTING, in Arrow from the first page on, each `image_id` once.
+    """Every image of the sources as a table LISTING, each `image_id` once; it lies on disk (`spilled`), from the first
+    page on.
 
     A source is a folder, a glob or a file of any store, a `.tar` archive or a glob of them, or a manifest (`.parquet`
     or `.csv`). Of one source the id is the path below its root; of a list it is the whole URI, so that ids stay what
@@ -41,16 +43,20 @@ def _list_source(source: str, whole_ids: bool, include: Sequence[str], exclude: 
     refuse_credentials("input", source)
     is_manifest = source.endswith(MANIFEST_SUFFIXES) and not MAGIC.search(source)
     try:
-        tables = [
+        table = spilled(
             _chosen(_with_whole_ids(table) if whole_ids else table, include, exclude)
             for table in (list_manifest(source) if is_manifest else list_files(source))
-        ]
+        )
     except ValueError:
         raise
     except Exception as error:  # each store has errors of its own kinds
         raise ValueError(f"input: {source!r} cannot be read ({error}); check the path and its permissions") from None
-    table = pa.concat_tables([LISTING.empty_table(), *tables])
-    return table if is_manifest or source.endswith(".tar") else table.sort_by("image_id")
+    in_order = is_manifest or source.endswith(".tar") or _is_sorted(table["image_id"])
+    return table if in_order else spilled([table.sort_by("image_id")])
+
+
+def _is_sorted(ids: pa.ChunkedArray) -> bool:
+    return len(ids) < 2 or bool(pc.all(pc.less_equal(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py())
 
 
 def _with_whole_ids(table: pa.Table) -> pa.Table:
@@ -71,10 +77,12 @@ def _matches(ids: pa.ChunkedArray, patterns: Sequence[str]) -> Any:
 
 def _each_once(table: pa.Table) -> pa.Table:
     """The first row of each id, in order."""
+    all_differ = pc.count_distinct(table["image_id"]).as_py() == table.num_rows
+    pa.default_memory_pool().release_unused()  # of which counting a million leaves 100 MB
+    if all_differ:
+        return table
     ids = table["image_id"].combine_chunks()
     distinct = pc.unique(ids)
-    if len(distinct) == len(ids):
-        return table
     first = np.full(len(distinct), len(ids), np.int64)
     np.minimum.at(first, pc.index_in(ids, value_set=distinct).to_numpy(), np.arange(len(ids)))
     return table.take(pa.array(first))

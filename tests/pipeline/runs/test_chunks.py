@@ -74,11 +74,12 @@ def test_changed_prompts_count_as_a_change() -> None:
 def test_groups_hold_whole_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runs.chunks.MIN_IMAGES_PER_GRAPH", 4)
     monkeypatch.setattr("pipeline.runs.chunks.IMAGES_PER_ACTOR", 3)
+    monkeypatch.setattr("pipeline.runs.chunks.FIRST_GRAPH", 2)
     images = listing(*((f"{index:02d}", "e") for index in range(20)))
     done = committed(("03", "old", "ok", 1), ("01", "old", "ok", 1), ("02", "old", "ok", 0))
     plan = plan_chunks(images, done, 3, False)
     assert plan.num_images == 20
-    for num_actors, sizes in ((1, [6, 6, 6, 2]), (3, [9, 9, 2]), (9, [20])):
+    for num_actors, sizes in ((1, [3, 6, 6, 5]), (3, [6, 9, 5]), (9, [20])):
         groups = list(plan.in_groups(num_actors))
         assert [sum(chunk.images.num_rows for chunk in group) for group in groups] == sizes
         chunks = [chunk for group in groups for chunk in group]
