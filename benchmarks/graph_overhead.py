@@ -6,13 +6,19 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from pipeline.recipes.load_recipe import load_recipe
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
+
+KINDS = ("loop", "graph")
 
 
 def main() -> None:
@@ -20,18 +26,22 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--points-per-side", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--checkpoint", default="sam_tiny")
+    parser.add_argument("--images", help="a folder to take instead of making scenes")
     arguments = parser.parse_args()
     from pipeline.scenes.write import write_scenes
 
     with tempfile.TemporaryDirectory() as folder:
-        write_scenes(f"{folder}/scenes", arguments.scenes)
+        if arguments.images is None:
+            write_scenes(f"{folder}/scenes", arguments.scenes)
         turns: list[dict[str, Any]] = []
         for turn in range(arguments.turns):
-            for kind, function in (("loop", bare_loop), ("graph", graph)):
+            for kind, function in zip(KINDS, (bare_loop, graph), strict=True):
                 output = f"{folder}/{kind}{turn}"
                 overrides = [
-                    f"input={folder}/scenes/images",
+                    f"input={arguments.images or f'{folder}/scenes/images'}",
                     f"output={output}",
+                    f"model.checkpoint={arguments.checkpoint}",
                     f"generate.points_per_side={arguments.points_per_side}",
                     "run.commit_every=8",
                     "tag=null",
@@ -41,17 +51,38 @@ def main() -> None:
                 process = multiprocessing.get_context("spawn").Process(target=function, args=(overrides,))
                 started = time.time()
                 process.start()
+                cpu_seconds = measure_cpu(process.pid)
                 process.join()
                 assert process.exitcode == 0, f"the {kind} failed"
-                turns.append({"kind": kind, **throughput(output, started)})
-        rates = {
-            kind: statistics.mean(turn["rate"] for turn in turns if turn["kind"] == kind) for kind in ("loop", "graph")
-        }
-        print(json.dumps({"turns": turns, "rates": rates, "graph_to_loop": rates["graph"] / rates["loop"]}, indent=2))
+                turn_result = {"kind": kind, **throughput(output, started), "cpu_seconds": round(cpu_seconds, 1)}
+                print(turn_result, file=sys.stderr, flush=True)
+                turns.append(turn_result)
+        result: dict[str, Any] = {"turns": turns}
+        for name in ("rate", "rate_with_start", "cpu_seconds"):
+            loop, graph_ = (statistics.mean(one[name] for one in turns if one["kind"] == kind) for kind in KINDS)
+            result[f"{name}_graph_to_loop"] = round(graph_ / loop, 3)
+        print(json.dumps(result, indent=2))
+
+
+def measure_cpu(pid: int) -> float:
+    """Of a process and all it starts, until it ends."""
+    spent: dict[int, float] = {}  # by process, so that those that have ended still count
+    while psutil.pid_exists(pid):
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(pid)
+            if first.status() == psutil.STATUS_ZOMBIE:
+                break
+            for process in (first, *first.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    spent[process.pid] = times.user + times.system
+        time.sleep(0.5)
+    return sum(spent.values())
 
 
 def throughput(output: str, started: float) -> dict[str, float]:
-    """Images/s between the first commit and the last; what comes before the first is the start."""
+    """Images/s between the first commit and the last; what comes before the first is the start, which only
+    `rate_with_start` counts."""
     target = Round(Folder(output), 0)
     commits = sorted((os.stat(target.part_path(part)).st_mtime, target.count_images(part)) for part in target.parts())
     seconds = commits[-1][0] - commits[0][0]
@@ -59,6 +90,7 @@ def throughput(output: str, started: float) -> dict[str, float]:
         "first_commit": round(commits[0][0] - started, 2),
         "seconds": round(seconds, 2),
         "rate": sum(images for _, images in commits[1:]) / seconds,
+        "rate_with_start": sum(images for _, images in commits) / (commits[-1][0] - started),
     }
 
 

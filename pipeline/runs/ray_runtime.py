@@ -29,6 +29,9 @@ CONNECT_SECONDS = 10.0
 # threads that spin at OpenMP's barriers make a model of several threads that shares its cores with decoding up to
 # 27 times slower (measured on 2 cores)
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+# Ray ends processes that idle for a second, and decoding and filtering idle that long beside a model: each process that
+# then starts anew takes 3 s and more (measured on one core: half of a run's time)
+WORKER_IDLE_MS = 600_000
 
 
 @contextmanager
@@ -62,6 +65,7 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
                         num_cpus=max(2, cpus),  # the graph's actor and its tasks hold a slot each, also on one core
                         include_dashboard=False,
                         object_store_memory=_object_store_bytes(),
+                        _system_config={"idle_worker_killing_time_threshold_ms": WORKER_IDLE_MS},
                         **quiet,
                     )
                 except Exception as error:  # Ray's own is no narrower
