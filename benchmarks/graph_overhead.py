@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--points-per-side", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--checkpoint", default="sam_tiny")
+    parser.add_argument("-o", "--override", action="append", default=[], help="of any field of the recipe")
     parser.add_argument("--images", help="a folder to take instead of making scenes")
     arguments = parser.parse_args()
     from pipeline.scenes.write import write_scenes
@@ -41,11 +41,12 @@ def main() -> None:
                 overrides = [
                     f"input={arguments.images or f'{folder}/scenes/images'}",
                     f"output={output}",
-                    f"model.checkpoint={arguments.checkpoint}",
+                    "model.checkpoint=sam_tiny",
                     f"generate.points_per_side={arguments.points_per_side}",
                     "run.commit_every=8",
                     "tag=null",
                     "caption=null",
+                    *arguments.override,
                 ]
                 # each in a process of its own, which leaves nothing behind for the next
                 process = multiprocessing.get_context("spawn").Process(target=function, args=(overrides,))

@@ -1,6 +1,7 @@
 """What does a run lose to workers that die under it? Five times, at random moments of one run, an actor that holds the
-model is killed. Checked: the run ends well without being started again, each image stands in the dataset once, and what
-was begun again is at most what may be in flight, a kill."""
+model is killed, or, with --nodes, all of one of the two nodes of a Ray cluster on this machine, which another then
+replaces. Checked: the run ends well without being started again, each image stands in the dataset once, and what was
+begun again is at most what may be in flight, a kill."""
 
 import argparse
 import json
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pipeline.store.verify import verify_dataset
 
 ACTOR = "ray::MapWorker(MapBatches(Logged"  # the class in `kill_resume.work`
 PAUSE = 0.2  # seconds a batch, so that a run outlasts its kills: a new actor is up after many
+NODE = {"num_cpus": 2, "object_store_memory": 128 << 20}
 
 Run = subprocess.Popen[str]
 
@@ -35,19 +38,44 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--commit-every", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nodes", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), arguments)
+        result = on_a_cluster(Path(folder), arguments) if arguments.nodes else on_one_machine(Path(folder), arguments)
     print(json.dumps(result, indent=2))
     sys.exit(0 if all(result["checks"].values()) else 1)
 
 
-def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def on_one_machine(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    moments = random.Random(arguments.seed)
+    return measure(root, arguments, moments, lambda run: kill_an_actor(run, moments))
+
+
+def on_a_cluster(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
+    nodes = [cluster.add_node(**NODE)]
+    cluster.wait_for_nodes()
+
+    def kill_a_node(run: Run) -> None:
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        nodes.append(cluster.add_node(**NODE))
+
+    try:
+        sections = {"ray": {"address": cluster.address}, "resources": {"sam_actors": 2}}
+        return measure(root, arguments, random.Random(arguments.seed), kill_a_node, **sections)
+    finally:
+        cluster.shutdown()
+
+
+def measure(
+    root: Path, arguments: argparse.Namespace, moments: random.Random, kill: Callable[[Run], None], **sections: Any
+) -> dict[str, Any]:
     write_pictures(root / "bucket/in", arguments.images, 32)
     where = str(root / "bucket/in"), str(root / "bucket/out")
-    recipe = stub_recipe(*where, write_stub_model(root), arguments.commit_every)
+    recipe = stub_recipe(*where, write_stub_model(root), arguments.commit_every, **sections)
     (root / "recipe.json").write_text(recipe.model_dump_json())
-    moments = random.Random(arguments.seed)
     run = start(root, PAUSE)
     begun_again: list[int] = []
     per_kill = arguments.images // (arguments.kills + 1)
@@ -56,7 +84,7 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             wait_for(root, run, index * per_kill + moments.randrange(per_kill), arguments.commit_every)
             time.sleep(moments.random() * 0.5)
             begun_again.append(num_begun_again(root))
-            kill_an_actor(run, moments)
+            kill(run)
         output, _ = run.communicate()
     finally:
         if run.poll() is None:

@@ -76,6 +76,18 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
 
 
 @contextmanager
+def first_look(folder: Folder) -> Iterator[None]:
+    """Raises ValueError when the output cannot even be looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"output: {folder.uri!r} cannot be read ({error}); check its address, its permissions and, of a bucket, "
+            "the credentials"
+        ) from None
+
+
+@contextmanager
 def begin_run(
     target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
 ) -> Iterator[Lease]:

@@ -19,7 +19,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import Replayed, replay_round
 from pipeline.runs.attempts import RayAttempts
-from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
+from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round, first_look
 from pipeline.runs.chunks import Plan, plan_chunks
 from pipeline.runs.commit import Committer, Tally
 from pipeline.runs.graph import build_graph
@@ -83,11 +83,12 @@ def _run(
     _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     mark = fingerprint(recipe, sha256)
     folder = Folder(recipe.output)
-    listing = without_dropped(listing, folder)
-    if into is None:
-        listing = without_labelled(listing, folder)
-    target = into.target if into else choose_round(folder, mark, new_round, shard)
-    check_record(target, mark)
+    with first_look(folder):
+        listing = without_dropped(listing, folder)
+        if into is None:
+            listing = without_labelled(listing, folder)
+        target = into.target if into else choose_round(folder, mark, new_round, shard)
+        check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:

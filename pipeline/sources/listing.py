@@ -50,7 +50,10 @@ def _list_source(source: str, whole_ids: bool, include: Sequence[str], exclude: 
     except ValueError:
         raise
     except Exception as error:  # each store has errors of its own kinds
-        raise ValueError(f"input: {source!r} cannot be read ({error}); check the path and its permissions") from None
+        raise ValueError(
+            f"input: {source!r} cannot be read ({error}); check the path, its permissions and, of a bucket, "
+            "the credentials"
+        ) from None
     in_order = is_manifest or source.endswith(".tar") or _is_sorted(table["image_id"])
     return table if in_order else spilled([table.sort_by("image_id")])
 

@@ -33,7 +33,10 @@ def list_videos(source: str | Sequence[str], include: Sequence[str] = (), exclud
         except ValueError:
             raise
         except Exception as error:  # each store has errors of its own kinds
-            raise ValueError(f"input: {one!r} cannot be read ({error}); check the path and its permissions") from None
+            raise ValueError(
+                f"input: {one!r} cannot be read ({error}); check the path, its permissions and, of a bucket, "
+                "the credentials"
+            ) from None
     rows = [(video_id, *found[video_id]) for video_id in sorted(found)]
     columns = dict(zip(("image_id", "uri", "source_etag"), zip(*rows, strict=True), strict=True)) if rows else {}
     listing = listing_table(len(rows), columns)

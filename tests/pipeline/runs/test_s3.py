@@ -52,6 +52,31 @@ def test_a_store_that_does_not_answer_is_one_line(s3_server: Path, monkeypatch: 
         fsspec.filesystem("s3").clear_instance_cache()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "does not answer"), ("AWS_SECRET_ACCESS_KEY", "wrong", "Forbidden")],
+)
+def test_an_output_that_cannot_be_looked_at_is_one_line(
+    s3_server: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    from pipeline.recipes.load_recipe import validate_recipe
+    from pipeline.runs.run import run
+
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    recipe = validate_recipe(
+        {"input": str(photos), "output": "s3://refused/dataset", "model": {"checkpoint": "sam_tiny"}}
+    )
+    try:
+        with pytest.raises(
+            ValueError, match=rf"^output: 's3://refused/dataset' cannot be read \(.*{reason}.*credentials$"
+        ):
+            run(recipe, quiet=True)
+    finally:
+        fsspec.filesystem("s3").clear_instance_cache()
+
+
 def test_archives_and_manifests_in_a_bucket(s3_server: Path, photos: Path) -> None:
     import tarfile
 
