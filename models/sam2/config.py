@@ -123,6 +123,11 @@ class Sam2Config(HieraConfig):
                 raise ValueError(f"{name}: {getattr(self, name)} is too few; use at least {least}")
 
     @property
+    def encoder_depth(self) -> int:
+        """Blocks of the image encoder."""
+        return sum(self.stage_depths)
+
+    @property
     def embedding_size(self) -> int:
         """Side of the image embedding, in cells of 16 pixels."""
         return self.image_size // 16

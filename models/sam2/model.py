@@ -192,7 +192,7 @@ class Sam2(nn.Module):
             token = decoded.mask_tokens[:, 0]
         appears = decoded.object_score > 0
         logits = torch.where(appears[:, None, None], logits.float(), NO_OBJECT_LOGIT)
-        return Segmented(logits, decoded.object_score, predicted_iou, self._pointer(token, appears))
+        return Segmented(logits, decoded.object_score, predicted_iou, self.pointer(token, appears))
 
     def segment_as(self, frame: FrameFeatures, masks: Tensor) -> Segmented:
         """B objects whose masks (B, 1, S, S), 0 or 1, are given: the masks are the answer, and make pointers."""
@@ -201,7 +201,7 @@ class Sam2(nn.Module):
         prompts = Prompts(points=points, labels=labels, masks=self.mask_downsample(masks.to(self.dtype)))
         decoded = self._decode(frame.features, frame.skips, prompts)
         assert decoded.object_score is not None
-        pointer = self._pointer(decoded.mask_tokens[:, 0], decoded.object_score > 0)
+        pointer = self.pointer(decoded.mask_tokens[:, 0], decoded.object_score > 0)
         appears = masks.flatten(1).any(1)
         pointer = torch.where(appears[:, None], pointer, self.no_obj_ptr)
         logits = MASK_SCALE * masks.float() + MASK_BIAS
@@ -240,7 +240,7 @@ class Sam2(nn.Module):
         logits = logits.index_copy(0, unstable, self.masks(decoded, unstable, best + 1))
         return logits, predicted_iou.index_copy(0, unstable, best_iou)
 
-    def _pointer(self, token: Tensor, appears: Tensor) -> Tensor:
+    def pointer(self, token: Tensor, appears: Tensor) -> Tensor:
         return torch.where(appears[:, None], self.obj_ptr_proj(token), self.no_obj_ptr)
 
     def _pointer_positions(self, distances: Sequence[int], num_pointers: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Following objects from frame to frame without a memory: SAM, asked on each frame for what stood where it last stood.
+"""Following objects from frame to frame without a memory: a SAM asked on each frame for what stood where it last stood.
 
 What a tracker with a memory is measured against, and how a SAM without one annotates video. The previous mask's box is
 the prompt; an object that the model doubts stays where it was last seen, and is looked for there again.
@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.generator.generate import resize_longest_side
+from models.generator.generate import resize
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam2.model import Sam2
 
 _DOUBT = 0.5  # of the predicted IoU that the object's own box gave on its first frame, below which it is out of sight
 _MIN_SIDE = 2.0  # pixels of the model's input, of a box that is asked for
@@ -47,10 +49,11 @@ class FollowedMasks:
 class Follower:
     """Follows masks forward through `frames`, all of one size."""
 
-    def __init__(self, sam: Sam, frames: Frames, height: int, width: int) -> None:
+    def __init__(self, sam: Sam | Sam2, frames: Frames, height: int, width: int) -> None:
         self.sam = sam
         self.frames = frames
-        self.scale = sam.config.image_size / max(height, width)
+        self.shape = sam.input_shape(height, width)
+        self.scale = torch.tensor([self.shape[1] / width, self.shape[0] / height] * 2)  # of a box
         self._boxes: dict[int, Tensor] = {}
         self._first_iou: dict[int, float] = {}
         self._start = 0
@@ -69,14 +72,13 @@ class Follower:
             yield self._step(index)
 
     def _step(self, index: int) -> FollowedMasks:
-        pixels = torch.from_numpy(resize_longest_side(self.frames[index], self.sam.config.image_size)).permute(2, 0, 1)
-        embedding = self.sam.encode_images(self.sam.preprocess(pixels[None]))
+        pixels = torch.from_numpy(resize(self.frames[index], self.shape)).permute(2, 0, 1)
+        (image,) = self.sam.embed(self.sam.preprocess(pixels[None]))
         ids = tuple(self._boxes)
-        boxes = torch.stack([self._boxes[one] for one in ids])
-        logits, predicted = self.sam.predict_masks(embedding, Prompts(boxes=boxes), multimask_output=False)
+        logits, predicted = self._ask(image, Prompts(boxes=torch.stack([self._boxes[one] for one in ids])))
         # the padding below and to the right of the frame is no part of it
         size = self.sam.config.image_size
-        height, width = (max(1, round(side * logits.shape[-1] / size)) for side in pixels.shape[1:])
+        height, width = (max(1, round(side * logits.shape[-1] / size)) for side in self.shape)
         shown = logits[:, 0, :height, :width].float() - self.sam.config.mask_threshold
         scores = []
         for one, mask, iou in zip(ids, shown > 0, predicted[:, 0].tolist(), strict=True):
@@ -87,9 +89,14 @@ class Follower:
                 self._boxes[one] = _box_of(mask, size / logits.shape[-1])
         return FollowedMasks(index, ids, shown, torch.tensor(scores, device=shown.device))
 
+    def _ask(self, image: EmbeddedImage, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        if isinstance(self.sam, Sam2):
+            return self.sam.predict_masks(image, prompts, multimask_output=False)
+        return self.sam.predict_masks(image.embedding, prompts, multimask_output=False)
 
-def _box_of(mask: Tensor, scale: float) -> Tensor:
-    """x0, y0, x1, y1 of a mask in pixels of the model's input."""
+
+def _box_of(mask: Tensor, scale: Tensor | float) -> Tensor:
+    """x0, y0, x1, y1 of a mask in pixels of the model's input, `scale` of them one of the mask's."""
     rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
     box = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float() * scale
     box[2:] = torch.maximum(box[2:], box[:2] + _MIN_SIDE)

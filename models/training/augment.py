@@ -135,3 +135,33 @@ def make_example(
     picture, cells, kept = augment(image, masks, frame, mask_size, rng, how)
     pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
     return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights[kept].astype(np.float32)), name)
+
+
+def make_square_example(
+    image: np.ndarray,
+    masks: np.ndarray,
+    weights: np.ndarray,
+    name: str,
+    frame: int,
+    mask_size: int,
+    rng: np.random.Generator,
+    how: AugmentSettings,
+) -> Example:
+    """As `make_example` for a model that takes squares, as SAM 2 does: a crop, of any shape, fills the whole frame.
+
+    Of `how`'s scales those above 1 count: the crop's sides are 1 / scale of the picture's, give or take a fifth each.
+    """
+    height, width = image.shape[:2]
+    scale = np.exp(rng.uniform(np.log(max(1.0, how.min_scale)), np.log(max(1.0, how.max_scale))))
+    lean = np.exp(rng.uniform(-0.2, 0.2))
+    high, wide = min(height, max(1, round(height / scale * lean))), min(width, max(1, round(width / scale / lean)))
+    y, x = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
+    image, masks = image[y : y + high, x : x + wide], masks[:, y : y + high, x : x + wide]
+    if rng.random() < how.flip:
+        image, masks = image[:, ::-1], masks[:, :, ::-1]
+    picture = cv2.resize(np.ascontiguousarray(image), (frame, frame), interpolation=cv2.INTER_AREA)
+    if how.colour:
+        picture = jitter_colour(picture, rng, how.colour)
+    cells, kept = fit_masks(masks, picture.shape[:2], frame, mask_size, how.min_mask_cells)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+    return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights[kept].astype(np.float32)), name)

@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.sam.mask_decoder import DecodedPrompts, MaskDecoder
+from models.sam.mask_decoder import DecodedPrompts, EmbeddedImage, MaskDecoder
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam.skips import Skips
+from models.sam2.model import Sam2
 from models.training.clicks import error_points, noisy_boxes, random_points, sample_masks
 from models.training.losses import LossWeights, best_of, iou_error, mask_iou, mask_losses
 
@@ -65,8 +67,8 @@ def click_rounds(settings: PromptSettings, generator: torch.Generator) -> list[b
 
 
 def train_on_prompts(
-    sam: Sam,
-    embeddings: Tensor,
+    sam: Sam | Sam2,
+    images: EmbeddedImage,
     labels: Sequence[tuple[Tensor, Tensor]],
     settings: PromptSettings,
     weights: LossWeights,
@@ -77,7 +79,8 @@ def train_on_prompts(
 ) -> PromptTally | None:
     """Prompts B images and adds `share` times the gradient of each one's mean loss, round by round.
 
-    embeddings: (B, C, E, E), a leaf that collects its gradient, so that all rounds share one encoder pass;
+    images: B embeddings (B, C, E, E), and a SAM 2's skips, leaves that collect their gradients, so that all rounds
+    share one encoder pass;
     labels: for each image masks (N, 4E, 4E) bool and their weights (N,). An image without masks is passed over; None if
     none has any.
     Each round goes backward at once: memory holds one round.
@@ -89,7 +92,7 @@ def train_on_prompts(
     }
     if not drawn:
         return None
-    with_masks = torch.tensor(list(drawn), device=embeddings.device)
+    with_masks = torch.tensor(list(drawn), device=images.embedding.device)
     num_boxes = round(settings.num_prompts * settings.box_share)
     rounds = click_rounds(settings, generator)
     share = share / (settings.num_prompts * (1 + len(rounds)))
@@ -102,7 +105,7 @@ def train_on_prompts(
                 targets, frame = targets.flatten(0, 1), sam.config.image_size
                 boxes = noisy_boxes(targets, frame, settings.box_noise, generator) if by_box else None
                 points = None if by_box else random_points(targets, frame, generator)[0]
-                group = PromptGroup(sam, embeddings, with_masks, targets, generator, points=points, boxes=boxes)
+                group = PromptGroup(sam, images, with_masks, targets, generator, points=points, boxes=boxes)
                 one = group.run(rounds, weights, step, share, bf16)
                 tally = one if tally is None else tally + one
     return tally
@@ -114,9 +117,9 @@ class PromptGroup:
 
     def __init__(
         self,
-        sam: Sam,
-        embeddings: Tensor,
-        images: Tensor,
+        sam: Sam | Sam2,
+        images: EmbeddedImage,
+        places: Tensor,
         targets: Tensor,
         generator: torch.Generator,
         *,
@@ -125,8 +128,8 @@ class PromptGroup:
         tokens: Callable[[], Tensor] | None = None,
     ) -> None:
         self.sam = sam
-        self.embeddings = embeddings
-        self.images = images  # (G,): places in the embeddings, each of B/G prompts that follow one another
+        self.images = images
+        self.places = places  # (G,): of images, each of B/G prompts that follow one another
         self.targets = targets  # (B, 4E, 4E) bool
         self.frame = sam.config.image_size
         self.generator = generator
@@ -189,7 +192,7 @@ class PromptGroup:
 
     def _decode(self, first: bool, bf16: bool) -> tuple[Tensor, Tensor]:
         """Logits (B, M, 4E, 4E) and predicted IoU (B, M), fp32. First a box: slots 0 to 3; else 1 to 3; then 0."""
-        sam, device = self.sam, self.embeddings.device
+        sam, images, device = self.sam, self.images, self.places.device
         some = self.points.shape[1] > 0
         prompts = Prompts(
             points=self.points if some else None,
@@ -202,19 +205,24 @@ class PromptGroup:
         slots = slice(1 if first and self.boxes is None else 0, last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             sparse, dense = sam.prompt_encoder(prompts)
-            image = self.embeddings[self.images]  # (G, C, E, E)
-            decoded = sam.mask_decoder.attend(image, sam.prompt_encoder.dense_pe(), sparse, dense)
-            logits = _every_mask(sam.mask_decoder, decoded, slots)
+            image, skips = images.embedding[self.places], None  # (G, C, E, E)
+            if images.skips is not None:
+                skips = Skips(images.skips.fine[self.places], images.skips.middle[self.places])
+            decoded = sam.mask_decoder.attend(image, sam.prompt_encoder.dense_pe(), sparse, dense, skips)
+            logits = every_mask(sam.mask_decoder, decoded, slots)
         return logits.float().contiguous(), decoded.predicted_iou[:, slots].float()
 
 
-def _every_mask(decoder: MaskDecoder, decoded: DecodedPrompts, slots: slice) -> Tensor:
+def every_mask(decoder: MaskDecoder, decoded: DecodedPrompts, slots: slice) -> Tensor:
     """Logits (B, slots, 4E, 4E) of every prompt: `MaskDecoder.masks` without the choice.
 
     Channels stay last until the logits, which are fewer than the features: the backward pass is much faster so.
     """
     size = decoded.image_features.shape[2]
-    features = decoder.upscale_cells(decoded.image_features.flatten(2).transpose(1, 2))  # (B, E*E*16, C/8)
+    num_prompts, skips = len(decoded.image_features), decoded.skips
+    if skips is not None:
+        skips = skips.of_prompts(torch.arange(num_prompts, device=skips.fine.device), num_prompts)
+    features = decoder.upscale_cells(decoded.image_features.flatten(2).transpose(1, 2), skips)  # (B, E*E*16, C/8)
     tokens = decoded.mask_tokens[:, slots].unbind(1)
     heads = decoder.output_hypernetworks_mlps[slots]
     weights = torch.stack([head(token) for head, token in zip(heads, tokens, strict=True)], dim=2)  # (B, C/8, slots)

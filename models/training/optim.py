@@ -1,4 +1,4 @@
-"""The optimisers of a SAM: AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
+"""The optimisers of either SAM: AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
 
 Layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254) and ViTDet: the deeper into the encoder, the smaller
 the learning rate. Warm-up 250 steps, decay .8, betas (.9, .999), weight decay .1: Kirillov et al. 2023, appendix A.
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from models.training.muon import Muon
 
-_BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
+_BLOCK = re.compile(r"image_encoder\.(?:trunk\.)?blocks\.(\d+)\.")
+_PIXELS = re.compile(r"image_encoder\.(?:trunk\.)?(?:patch_embed\.|pos_embed)")
 _MATRIX = re.compile(r"\.blocks\.\d+\.(attn|mlp)\.|mask_decoder\.transformer\.")
-_TABLE = re.compile(r"pos_embed|rel_pos|point_embeddings|not_a_point_embed|no_mask_embed|iou_token|mask_tokens")
+_TABLE = re.compile(
+    r"pos_embed|rel_pos|point_embeddings|not_a_point_embed|no_mask_embed|iou_token|mask_tokens|obj_score_token"
+    r"|maskmem_tpos_enc|no_mem_|no_obj_"
+)
 
 
 class OptimSettings(BaseModel):
@@ -43,7 +47,7 @@ def layer_of(name: str, encoder_depth: int) -> int:
     block = _BLOCK.match(name)
     if block:
         return int(block.group(1)) + 1
-    return 0 if name.startswith(("image_encoder.patch_embed.", "image_encoder.pos_embed")) else encoder_depth + 1
+    return 0 if _PIXELS.match(name) else encoder_depth + 1
 
 
 def parameter_groups(

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from models.sam.checkpoints import resize_positions
 from models.sam.model import Sam
 from models.sam.transformer import Attention
+from models.sam2.memory_attention import RotaryAttention
+from models.sam2.model import Sam2
 
 
 @torch.no_grad()
@@ -93,3 +95,56 @@ def _silence(block: nn.Module) -> None:
         assert isinstance(layer, nn.Linear) and layer.bias is not None
         layer.weight.zero_()
         layer.bias.zero_()
+
+
+@torch.no_grad()
+def take_over(model: Sam2, teacher: Sam) -> None:
+    """Gives a SAM 2 the prompt encoder and the decoder of a SAM, whose embedding it then has to imitate.
+
+    What SAM 2's decoder has beyond it begins without a say: the finer features add zero. A SAM's predicted IoU is a
+    plain number, SAM 2's goes through a sigmoid, so its last layer is stretched to mean about the same from 0.2 to 0.8.
+    Raises ValueError, naming the parameter, where the sizes do not fit.
+    """
+    for part, given in ((model.prompt_encoder, teacher.prompt_encoder), (model.mask_decoder, teacher.mask_decoder)):
+        own = part.state_dict()
+        for name, value in given.state_dict().items():
+            name = name.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1.")
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(
+                    f"teacher: its {name} {tuple(value.shape)} does not fit model; give the model the teacher's "
+                    "neck_dim (its prompt_embed_dim) and decoder"
+                )
+            own[name].copy_(value)
+    own, last = model.state_dict(), model.config.iou_head_depth - 1
+    for name in ("sam_mask_decoder.conv_s0", "sam_mask_decoder.conv_s1"):
+        own[f"{name}.weight"].zero_()
+        own[f"{name}.bias"].zero_()
+    own[f"sam_mask_decoder.iou_prediction_head.layers.{last}.weight"].mul_(4)
+    own[f"sam_mask_decoder.iou_prediction_head.layers.{last}.bias"].mul_(4).sub_(2)
+    own["no_mem_embed"].zero_()
+    for name, value in teacher.image_encoder.neck[-1].state_dict().items():
+        own[f"memory_attention.norm.{name}"].copy_(value)
+
+
+@torch.no_grad()
+def match_memories(model: Sam2, gain: float = 1.4) -> None:
+    """Makes a fresh memory a matcher: from the first step a frame's cells attend to remembered cells that look alike.
+
+    A memory begins as a part of the frame's features (as many channels as it has, by orthonormal rows) with the mask's
+    added; each memory attention's query and key projections read the same part, times `gain`. An object is in sight as
+    long as nothing else was learnt.
+    """
+    encoder, width, memory_dim = model.memory_encoder, model.config.neck_dim, model.config.memory_dim
+    read = nn.init.orthogonal_(torch.empty(memory_dim, width))
+    encoder.pix_feat_proj.weight.copy_(torch.eye(width)[..., None, None])
+    encoder.out_proj.weight.copy_(read[..., None, None])
+    for layer in model.memory_attention.layers:
+        attention = layer.get_submodule("cross_attn_image")
+        assert isinstance(attention, RotaryAttention)
+        spread = gain * nn.init.orthogonal_(torch.empty(width, memory_dim))
+        attention.k_proj.weight.copy_(spread)
+        attention.q_proj.weight.copy_(spread @ read)
+    for bias in (encoder.pix_feat_proj.bias, encoder.out_proj.bias):
+        assert bias is not None
+        bias.zero_()
+    model.state_dict()["sam_mask_decoder.pred_obj_score_head.layers.2.bias"].fill_(2.0)

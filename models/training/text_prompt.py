@@ -19,6 +19,7 @@ from models.clip.model import Clip
 from models.clip.regions import ViewSettings, normalise_views, region_view
 from models.masks.rle import bounding_boxes, encode_masks
 from models.sam.clip_prompt import ClipPrompt
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.clicks import sample_masks
@@ -75,7 +76,7 @@ class TextPrompter:
 def train_on_text_prompts(
     sam: Sam,
     prompter: TextPrompter,
-    embeddings: Tensor,
+    images: EmbeddedImage,
     examples: Sequence[Example],
     settings: PromptSettings,
     weights: LossWeights,
@@ -99,12 +100,12 @@ def train_on_text_prompts(
     if not drawn:
         return None
     clip_embeddings = torch.cat(seen)
-    images = torch.tensor(list(drawn), device=embeddings.device)
+    places = torch.tensor(list(drawn), device=images.embedding.device)
     rounds = click_rounds(settings, generator)
     group = PromptGroup(
         sam,
-        embeddings,
         images,
+        places,
         torch.cat(list(drawn.values())),
         generator,
         tokens=lambda: prompter.projection(clip_embeddings),

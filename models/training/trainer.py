@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.generator.precision import computes_in_bf16
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.dense import DenseHead, dense_loss, segment_levels
@@ -102,8 +103,10 @@ class Trainer:
         started = time.perf_counter()
         step, settings = self.num_steps_done, self.settings
         rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        torch.manual_seed(_mix(settings.seed, step, rank))  # drop path draws from the global generator
-        generator = torch.Generator(device=self.sam.device).manual_seed(_mix(settings.seed, step, num_workers + rank))
+        torch.manual_seed(mix_seeds(settings.seed, step, rank))  # drop path draws from the global generator
+        generator = torch.Generator(device=self.sam.device).manual_seed(
+            mix_seeds(settings.seed, step, num_workers + rank)
+        )
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         dense_losses: list[Tensor] = []
@@ -155,15 +158,15 @@ class Trainer:
         tally: PromptTally | None = None
         clicks = step % settings.clicks_every == 0
         prompts = settings.prompts if clicks else _first_prompt_only(settings.prompts)
-        prompt_step, share = step - settings.dense.steps, 1 / num_images
+        prompt_step, share, images = step - settings.dense.steps, 1 / num_images, EmbeddedImage(leaf)
         if not dense_alone and not self.text_alone:
             labels = [(example.masks.to(sam.device), example.weights.to(sam.device)) for example in examples]
             tally = train_on_prompts(
-                sam, leaf, labels, prompts, settings.loss, prompt_step, generator, share, self.bf16
+                sam, images, labels, prompts, settings.loss, prompt_step, generator, share, self.bf16
             )
         if not dense_alone and self.text is not None:
             by_text = train_on_text_prompts(
-                sam, self.text, leaf, examples, prompts, settings.loss, prompt_step, generator, share, self.bf16
+                sam, self.text, images, examples, prompts, settings.loss, prompt_step, generator, share, self.bf16
             )
             if by_text is not None:
                 tally = by_text if tally is None else tally + by_text
@@ -272,7 +275,7 @@ def _mean(tally: PromptTally | None, total: str, count: str) -> float | None:
     return None if tally is None or not getattr(tally, count) else float(getattr(tally, total)) / getattr(tally, count)
 
 
-def _mix(seed: int, step: int, stream: int) -> int:
+def mix_seeds(seed: int, step: int, stream: int) -> int:
     """One seed of three numbers; far apart for neighbours, as generators want."""
     value = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB
     return (value ^ (value >> 31)) % (1 << 63)

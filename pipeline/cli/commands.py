@@ -183,7 +183,7 @@ def train_command(
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a SAM, a CLIP or a captioner on labelled images, or go on with a training."""
+    """Train a SAM, a SAM 2, a CLIP or a captioner on labelled images and clips, or go on with a training."""
     from pipeline.recipes.load_recipe import load_train_recipe
     from pipeline.training.train_any import train_any
 

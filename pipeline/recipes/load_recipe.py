@@ -12,6 +12,7 @@ from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
 from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.presets import PRESETS
 from pipeline.recipes.recipe import Recipe
+from pipeline.sam2_training.recipe import Sam2TrainRecipe
 from pipeline.training.recipe import TrainRecipe
 from pipeline.video.recipe import SAV, VideoRecipe
 
@@ -26,11 +27,13 @@ def shipped_recipes() -> list[str]:
 
 def load_train_recipe(
     name_or_path: str, overrides: list[str] | None = None
-) -> TrainRecipe | ClipTrainRecipe | CaptionerTrainRecipe:
+) -> TrainRecipe | Sam2TrainRecipe | ClipTrainRecipe | CaptionerTrainRecipe:
     """As `load_recipe`, for a recipe of `maskfoundry train`; `kind` says what it trains, a SAM where there is none."""
     content = _read(_find(name_or_path))
     apply_overrides(content, overrides or [])
     kind = content.get("kind")
+    if kind == "sam2":
+        return _validate(Sam2TrainRecipe, content)
     if kind == "clip":
         return _validate(ClipTrainRecipe, content)
     return _validate(CaptionerTrainRecipe, content) if kind == "captioner" else _validate(TrainRecipe, content)

@@ -10,7 +10,8 @@ import numpy as np
 
 from models.masks.rle import decode_masks
 from models.sam.config import SamConfig
-from models.training.augment import AugmentSettings, Example, make_example
+from models.sam2.config import Sam2Config
+from models.training.augment import AugmentSettings, Example, make_example, make_square_example
 from pipeline.training.sources import TrainingImages
 
 
@@ -18,10 +19,10 @@ from pipeline.training.sources import TrainingImages
 class ExampleSource:
     """Each epoch goes through all images, those of a set as often as `repeats` says, in an order of its own; `__call__`
     makes the examples of one worker's part of a step. Every example's augmentation has its own seed, whatever was made
-    before it."""
+    before it. A SAM 2's examples fill its square."""
 
     sets: list[TrainingImages]
-    config: SamConfig
+    config: SamConfig | Sam2Config
     augment: AugmentSettings
     seed: int
     images_per_step: int
@@ -40,23 +41,25 @@ class ExampleSource:
         """Raises ValueError, naming the file, for a picture that vanished or changed."""
         first = step * self.images_per_step
         numbers = range(first + self.rank, first + self.images_per_step, self.num_workers)
-        return [self._example(number) for number in numbers]
+        return [self.example(number) for number in numbers]
 
-    def _example(self, number: int) -> Example:
+    def example(self, number: int) -> Example:
+        """The example of this number, from 0 on, epoch after epoch."""
         num_images = int(self.ends[-1])
         epoch, place = divmod(number, num_images)
-        index = int(_epoch_order(self.seed, epoch, num_images)[place])
+        index = int(epoch_order(self.seed, epoch, num_images)[place])
         chosen = int(np.searchsorted(self.ends, index, side="right"))
         images = self.sets[chosen]
         image = images.read((index - int(self.ends[chosen])) % len(images))
         masks = decode_masks(image.rles, *image.pixels.shape[:2])
         rng = np.random.default_rng([self.seed, 1, number])
         frame, mask_size = self.config.image_size, 4 * self.config.embedding_size
-        return make_example(image.pixels, masks, image.weights, image.name, frame, mask_size, rng, self.augment)
+        make = make_square_example if isinstance(self.config, Sam2Config) else make_example
+        return make(image.pixels, masks, image.weights, image.name, frame, mask_size, rng, self.augment)
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(num_images)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.training.interactive import PromptSettings, click_rounds, train_on_prompts
@@ -31,7 +32,7 @@ def _run(sam: Sam, settings: PromptSettings, seed: int = 0) -> tuple[torch.Tenso
     leaf = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     tally = train_on_prompts(
-        sam, leaf, [(_masks(), torch.ones(2))], settings, LossWeights(), 0, generator, 1.0, bf16=False
+        sam, EmbeddedImage(leaf), [(_masks(), torch.ones(2))], settings, LossWeights(), 0, generator, 1.0, bf16=False
     )
     assert leaf.grad is not None
     return leaf.grad, tally
@@ -81,13 +82,13 @@ def test_masks_are_those_of_the_decoder(sam: Sam, monkeypatch: pytest.MonkeyPatc
     from models.training import interactive
 
     seen: list[torch.Tensor] = []
-    original: Callable[..., torch.Tensor] = interactive._every_mask
+    original: Callable[..., torch.Tensor] = interactive.every_mask
 
     def spy(*args: object) -> torch.Tensor:
         seen.append(original(*args))
         return seen[-1]
 
-    monkeypatch.setattr(interactive, "_every_mask", spy)
+    monkeypatch.setattr(interactive, "every_mask", spy)
     encoded: list[Prompts] = []
     hook = sam.prompt_encoder.register_forward_pre_hook(lambda _, given: encoded.append(given[0]))
     _run(sam, FIRST.model_copy(update={"box_share": 0.0}))
@@ -104,7 +105,7 @@ def test_an_image_without_masks_is_passed_over(sam: Sam) -> None:
     def train(masks: list[torch.Tensor]) -> object:
         return train_on_prompts(
             sam,
-            leaf,
+            EmbeddedImage(leaf),
             [(one, torch.ones(len(one))) for one in masks],
             FIRST,
             LossWeights(),

@@ -44,6 +44,9 @@ def test_the_deeper_in_the_encoder_the_smaller_the_rate() -> None:
 def test_layers_by_name() -> None:
     assert layer_of("image_encoder.blocks.11.norm1.weight", 12) == 12
     assert layer_of("dense_head.bias", 12) == 13
+    assert layer_of("image_encoder.trunk.blocks.3.attn.qkv.weight", 11) == 4
+    assert layer_of("image_encoder.trunk.pos_embed_window", 11) == 0
+    assert layer_of("image_encoder.neck.convs.0.conv.weight", 11) == 12
 
 
 def test_warm_up_then_half_a_cosine() -> None:

@@ -9,6 +9,7 @@ from models.clip.regions import ViewSettings
 from models.sam.build import build_sam
 from models.sam.clip_prompt import ClipPrompt
 from models.sam.config import SAM_SIZES
+from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.interactive import PromptSettings
@@ -47,7 +48,10 @@ def _example() -> Example:
 def _train(sam: Sam, prompter: TextPrompter, examples: list[Example]) -> tuple[torch.Tensor, object]:
     leaf = torch.randn(len(examples), 32, 4, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
     generator = torch.Generator().manual_seed(3)
-    tally = train_on_text_prompts(sam, prompter, leaf, examples, PROMPTS, LossWeights(), 0, generator, 1.0, bf16=False)
+    images = EmbeddedImage(leaf)
+    tally = train_on_text_prompts(
+        sam, prompter, images, examples, PROMPTS, LossWeights(), 0, generator, 1.0, bf16=False
+    )
     return leaf, tally
 
 
