@@ -28,6 +28,7 @@ class GenerateMasks:
 
     An image that killed its actor is tried again alone and then smaller; one that was done without its crops, which
     changes the result, stays `ok` and says so in `error`. `image_timeout` (seconds) ends an actor that hangs.
+    `text_token` (C,) is the generator's.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class GenerateMasks:
         image_timeout: float | None,
         compiled: bool = False,
         keep_pixels: bool = False,
+        text_token: np.ndarray | None = None,
     ) -> None:
         torch.set_num_threads(num_threads)
         sam, _ = load_segmenter(checkpoint, image_size)
-        self.generator = MaskGenerator(
-            sam.to(device), settings, min_predicted_iou, min_stability, points_per_batch, crops_per_batch
-        )
+        token = None if text_token is None else torch.from_numpy(text_token)
+        thresholds = min_predicted_iou, min_stability
+        self.generator = MaskGenerator(sam.to(device), settings, *thresholds, points_per_batch, crops_per_batch, token)
         if compiled:
             self.generator.compile()
         self.round_number = round_number

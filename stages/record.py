@@ -28,6 +28,7 @@ MASK = pa.struct(
         ("tags", TAGS),
         ("caption", pa.string()),
         ("caption_score", pa.float32()),
+        ("text_score", pa.float32()),  # CLIP's cosine with the recipe's `generate.text`
         # matched one to one by a refresh: the mask of the round before, and the row's mask that a person made
         ("previous_id", pa.string()),
         ("previous_iou", pa.float32()),
@@ -39,7 +40,7 @@ MASK = pa.struct(
 # Masks of these sources were brought along, not made by the round's model: no filter and no refresh touches them.
 BROUGHT_SOURCES = ("human", "imported")
 
-LINKS = ("generate", "filter", "embed", "tag", "caption")  # of the fingerprint, in the order of the stages
+LINKS = ("generate", "filter", "embed", "tag", "caption", "text")  # of the fingerprint, in the order of the stages
 
 SCHEMA = pa.schema(
     [

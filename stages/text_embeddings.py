@@ -45,6 +45,18 @@ def text_embeddings(clip: Clip, tokenizer: ClipTokenizer, vocabulary: Vocabulary
     return made
 
 
+def text_direction(clip: Clip, tokenizer: ClipTokenizer, text: str, field: str = "text") -> np.ndarray:
+    """(D,), of unit length. Raises ValueError, naming `field`, for a text that is empty or too long for the model."""
+    (tokens,) = tokenizer.encode([text])
+    if not tokens:
+        raise ValueError(f"{field}: it is empty; say what the masks should show, such as 'a red ball'")
+    room = tokenizer.context_length - 2
+    if len(tokens) > room:
+        raise ValueError(f"{field}: {text[:40]!r}… has {len(tokens)} tokens, the model reads {room}; shorten it")
+    direction: np.ndarray = class_embeddings(clip, tokenizer, [text], ["{}"])[0].cpu().numpy()
+    return direction
+
+
 def check_lengths(tokenizer: ClipTokenizer, group: WordGroup) -> None:
     """Raises ValueError for a word that would be cut off in the longest of the group's templates."""
     texts = [text for word in group.words for text in (word.name, *word.synonyms)]

@@ -56,6 +56,7 @@ class _Questions:
     where: np.ndarray  # (N, 2) points or (N, 4) boxes, in the crop's pixels
     slots: range  # 0 is the single mask
     first_number: int
+    by_text: bool = False  # then `where` only says what `point` is to be
 
 
 @dataclass
@@ -73,7 +74,8 @@ class _Found:
 
 class MaskGenerator:
     """Candidates by a grid of points. `min_predicted_iou` and `min_stability` are what a candidate must reach to be
-    returned at all; the filters decide later which of them are kept."""
+    returned at all; the filters decide later which of them are kept. A `text_token` (C,), a text as `ClipPrompt`
+    projects it, is one prompt more for every crop."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class MaskGenerator:
         min_stability: float,
         points_per_batch: int = 64,
         crops_per_batch: int = 1,
+        text_token: Tensor | None = None,
     ) -> None:
         self.sam = sam
         self.settings = settings
@@ -90,6 +93,7 @@ class MaskGenerator:
         self.min_stability = min_stability
         self.points_per_batch = points_per_batch
         self.crops_per_batch = crops_per_batch
+        self.text_token = text_token
         self.full_blocks = False  # whether a block of too few prompts is filled up
 
     def compile(self) -> None:
@@ -101,20 +105,16 @@ class MaskGenerator:
 
     def smaller(self, points_per_batch: int) -> "MaskGenerator":
         """The same generator with less in memory at a time."""
-        return MaskGenerator(
-            self.sam, self.settings, self.min_predicted_iou, self.min_stability, points_per_batch, crops_per_batch=1
-        )
+        return self._like(self.settings, points_per_batch, crops_per_batch=1)
 
     def without_crops(self) -> "MaskGenerator":
         """The same generator on the whole image only."""
-        return MaskGenerator(
-            self.sam,
-            self.settings.model_copy(update={"layers": (0,)}),
-            self.min_predicted_iou,
-            self.min_stability,
-            self.points_per_batch,
-            self.crops_per_batch,
-        )
+        settings = self.settings.model_copy(update={"layers": (0,)})
+        return self._like(settings, self.points_per_batch, self.crops_per_batch)
+
+    def _like(self, settings: GenerateSettings, points_per_batch: int, crops_per_batch: int) -> "MaskGenerator":
+        thresholds = self.min_predicted_iou, self.min_stability
+        return MaskGenerator(self.sam, settings, *thresholds, points_per_batch, crops_per_batch, self.text_token)
 
     @torch.inference_mode()
     def generate(
@@ -125,6 +125,8 @@ class MaskGenerator:
         An image with `prompts` of its own is asked those on the whole image and no grid: a point for its multimask
         outputs, as in the grid; a box, which is hardly ambiguous, for the single mask (segment-anything's advice for
         `multimask_output`), with `mask_index` -1 and the box's centre as `point`. Scores and thresholds are the same.
+        The text stands alone, as in training, where no point is beside it and the multimask outputs answer it
+        (`models.training.text_prompt`); its `point` is the crop's centre.
         """
         prompts = prompts or [None] * len(images)
         found = [_Found() for _ in images]
@@ -162,18 +164,20 @@ class MaskGenerator:
     def _questions(self, job: _CropJob, prompts: ImagePrompts | None) -> list[_Questions]:
         num_outputs = self.sam.config.num_multimask_outputs
         multimask = range(1, num_outputs + 1)
-        if prompts is not None:
-            return [
-                _Questions(prompts.boxes, range(1), 0),
-                _Questions(prompts.points, multimask, len(prompts.boxes)),
-            ]
-        settings = self.settings
         x0, y0, x1, y1 = job.crop.box
-        side = settings.points_in(job.crop.layer)
-        # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
-        largest = max(settings.points_per_side, *map(settings.points_in, settings.layers))
-        first_number = job.crop_index * largest**2 * num_outputs
-        return [_Questions(point_grid(side) * [x1 - x0, y1 - y0], multimask, first_number)]
+        size = np.array([x1 - x0, y1 - y0])
+        if prompts is not None:
+            num_boxes, most = len(prompts.boxes), len(prompts.boxes) + num_outputs * len(prompts.points)
+            asked = [_Questions(prompts.boxes, range(1), 0), _Questions(prompts.points, multimask, num_boxes)]
+        else:
+            settings = self.settings
+            # crops of an image differ in their number of points: their numbers start apart at the largest grid's size
+            most = num_outputs * max(settings.points_per_side, *map(settings.points_in, settings.layers)) ** 2
+            asked = [_Questions(point_grid(settings.points_in(job.crop.layer)) * size, multimask, 0)]
+        if self.text_token is not None:
+            asked.append(_Questions(size[None] / 2, multimask, most, by_text=True))
+            most += num_outputs
+        return [replace(one, first_number=one.first_number + job.crop_index * most) for one in asked]
 
     def _prompt_crop(
         self, job: _CropJob, embedding: EmbeddedImage, image_height: int, questions: list[_Questions], found: _Found
@@ -213,7 +217,7 @@ class MaskGenerator:
         corners = asked.where.reshape(len(asked.where), -1, 2)  # (B, 1 or 2, 2)
         slots = asked.slots
         with self._precision():
-            decoded = self._decode(corners * scale, embedding)
+            decoded = self._decode(corners * scale, embedding, asked.by_text)
             predicted_iou = decoded.predicted_iou[: len(corners), slots.start : slots.stop].float()
             prompt_index, output = torch.nonzero(predicted_iou >= self.min_predicted_iou, as_tuple=True)
             if len(prompt_index) == 0:
@@ -233,13 +237,18 @@ class MaskGenerator:
             found.mask_index.append(slots[index] - 1)
             found.outlines.append(outline)
 
-    def _decode(self, where: np.ndarray, embedding: EmbeddedImage) -> DecodedPrompts:
-        """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input."""
+    def _decode(self, where: np.ndarray, embedding: EmbeddedImage, by_text: bool) -> DecodedPrompts:
+        """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input; or
+        the text instead."""
         if self.full_blocks:
             missing = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch) - len(where)
             where = np.concatenate([where, where[-1:].repeat(missing, axis=0)])
         coordinates = torch.as_tensor(where, dtype=torch.float32, device=self.sam.device)
-        if where.shape[1] == 2:
+        if by_text:
+            assert self.text_token is not None
+            token = self.text_token.to(self.sam.device)
+            prompts = Prompts(embeddings=token.expand(len(where), 1, -1))  # (B, 1, C)
+        elif where.shape[1] == 2:
             prompts = Prompts(boxes=coordinates.flatten(1))  # (B, 4)
         else:
             labels = torch.ones(len(where), 1, dtype=torch.int64, device=self.sam.device)

@@ -22,7 +22,8 @@ class StoreFloor(BaseModel):
 
 class GenerateSettings(BaseModel):
     """Names follow segment-anything's `SamAutomaticMaskGenerator`; `layers` are its crop layers, 0 the whole image.
-    `points_per_layer` names the points a side in a crop of each layer, instead of one number and its divisor."""
+    `points_per_layer` names the points a side in a crop of each layer, instead of one number and its divisor. `text`
+    says what to look for: an image's masks are ranked by how near CLIP finds them to it, and none is left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +36,7 @@ class GenerateSettings(BaseModel):
     precision: Precision = "fp32"
     store_rejected: bool = True
     store_floor: StoreFloor = StoreFloor()
+    text: str | None = None
 
     @model_validator(mode="after")
     def _points_for_each(self) -> "GenerateSettings":

@@ -77,6 +77,8 @@ def carry_over(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[dict
         row["masks"].append(dict(before["masks"][index]))
         row["rles"].append(before["rles"][index])
         row["raw_rles"].append(before["raw_rles"][index])
+        if row["mask_embeddings"] is not None:
+            row["mask_embeddings"].append(None)  # a later run that tags the round embeds them
     ids = {mask["mask_id"] for mask in row["masks"]}
     for mask in row["masks"]:
         if mask["parent_id"] not in ids:
@@ -122,7 +124,7 @@ def _kept(row: dict[str, Any]) -> list[int]:
 def _forget(row: dict[str, Any]) -> None:
     """What an earlier, unfinished carrying-over left."""
     own = [index for index, mask in enumerate(row["masks"]) if mask["source"] not in BROUGHT_SOURCES]
-    for name in ("masks", "rles", "raw_rles"):
-        row[name] = [row[name][index] for index in own]
+    for name in ("masks", "rles", "raw_rles", "mask_embeddings"):
+        row[name] = None if row[name] is None else [row[name][index] for index in own]
     for mask in row["masks"]:
         mask |= dict.fromkeys(("previous_id", "previous_iou", "human_id", "human_iou"))

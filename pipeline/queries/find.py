@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.clip.zero_shot import class_embeddings
 from models.weight_files import read_checkpoint
 from models.weights import load_clip, load_clip_tokenizer
 from pipeline.dataset import Dataset
@@ -15,6 +14,7 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import MASK, SCHEMA
 from stages.tag_settings import TagSettings
+from stages.text_embeddings import text_direction
 
 SHOWN_OF_MASKS = ("mask_id", "bbox", "area", "predicted_iou", "tags", "caption")
 RESULT = pa.schema(
@@ -78,16 +78,9 @@ def _scored(rows: pa.Table, direction: np.ndarray) -> pa.Table:
 
 def _text_direction(settings: TagSettings, text: str) -> np.ndarray:
     """(D,), of unit length."""
-    if not text.strip():
-        raise ValueError("text: it is empty; say what the masks should show, such as 'a red ball'")
     clip, _ = load_clip(settings.checkpoint)
     tokenizer = load_clip_tokenizer(settings.checkpoint, clip.config, settings.tokens)
-    (tokens,) = tokenizer.encode([text])
-    if len(tokens) > tokenizer.context_length - 2:
-        room = tokenizer.context_length - 2
-        raise ValueError(f"text: {text[:40]!r}… has {len(tokens)} tokens, the model reads {room}; shorten it")
-    direction: np.ndarray = class_embeddings(clip, tokenizer, [text], ["{}"])[0].cpu().numpy()
-    return direction
+    return text_direction(clip, tokenizer, text)
 
 
 def _tag_settings(dataset: Dataset) -> TagSettings:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.recipes.labelling import label_content
+from pipeline.recipes.labelling import label_content, text_prompt_content
 from pipeline.recipes.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -20,8 +20,8 @@ class Fingerprint:
 
 
 def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
-    """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag` and `caption`. Paths, pool and
-    batch sizes, devices and `commit_every` are not part of them."""
+    """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag`, `caption` and `text`. Paths, pool
+    and batch sizes, devices and `commit_every` are not part of them."""
     content = {
         "generate": flat(
             {
@@ -29,11 +29,13 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
                 "weights_sha256": weights_sha256,
                 "model": {"image_size": recipe.model.image_size},
                 "decode": recipe.decode.model_dump(mode="json"),
-                "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
+                # a text alone ranks what was generated, which is the link `text`
+                "generate": recipe.generate.model_dump(mode="json", exclude_none=True, exclude={"text"}),
                 # a threshold below the store floor decides which candidates exist at all
                 "min_predicted_iou": recipe.min_predicted_iou,
                 "min_stability_score": recipe.min_stability,
                 **({} if recipe.dedup is None else {"dedup": recipe.dedup}),
+                **text_prompt_content(recipe),
             }
         ),
         "filter": flat({"filter": recipe.filter.model_dump(mode="json")}),

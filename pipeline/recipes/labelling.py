@@ -6,6 +6,7 @@ from typing import Any
 from models.weight_files import read_checkpoint
 from models.weights import load_clip_tokenizer, read_clip_config
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.texts import direction_of
 from pipeline.recipes.vocabularies import read_vocabulary
 from pipeline.video.recipe import VideoRecipe
 from stages.caption_masks import min_score_for
@@ -22,10 +23,10 @@ def vocabulary_of(recipe: Recipe | VideoRecipe) -> Vocabulary:
 
 
 def label_content(recipe: Recipe | VideoRecipe) -> dict[str, dict[str, Any]]:
-    """What the links `embed`, `tag` and `caption` of the fingerprint stand for, as far as the recipe has them.
+    """What the links `embed`, `tag`, `caption` and `text` of the fingerprint stand for, as far as the recipe has them.
 
-    Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, for a word that
-    is too long for the model, and for captions' templates that do not fit.
+    Raises ValueError (CheckpointError among them) for a checkpoint or vocabulary that cannot be read, for a word or
+    text that is too long for the model, and for captions' templates that do not fit.
     """
     if recipe.tag is None:
         return {}
@@ -50,7 +51,21 @@ def label_content(recipe: Recipe | VideoRecipe) -> dict[str, dict[str, Any]]:
         plain = caption.model_dump(mode="json", exclude={"captioner"})
         weights = None if caption.captioner is None else _sha256(caption.captioner)
         content["caption"] = plain | {"weights_sha256": weights, "min_score": min_score_for(caption)}
+    if direction_of(recipe) is not None:
+        content["text"] = {"text": recipe.generate.text}
     return content
+
+
+def text_prompt_content(recipe: Recipe) -> dict[str, Any]:
+    """What decides a text's prompt, where the recipe has a projection that makes one. Raises CheckpointError."""
+    if recipe.model.clip_prompt is None:
+        return {}
+    assert recipe.tag is not None, "the recipe makes sure of it"
+    return {
+        "text": recipe.generate.text,
+        "clip_prompt_sha256": _sha256(recipe.model.clip_prompt),
+        "clip_sha256": _sha256(recipe.tag.checkpoint),
+    }
 
 
 @lru_cache(maxsize=8)

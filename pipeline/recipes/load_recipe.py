@@ -149,6 +149,8 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
     first, *others = error.errors()
+    if not first["loc"]:  # of fields that do not go together: the message names them
+        return str(first["msg"]).removeprefix("Value error, ")
     # a field of several kinds (`4` or `auto`) reports each kind as a last step of its own
     path = [str(part) for part in first["loc"] if not _is_kind(str(part))]
     field = ".".join(path)

@@ -14,12 +14,14 @@ from stages.tag_settings import TagSettings
 
 class ModelSettings(BaseModel):
     """`checkpoint`: an embedded or published model's name, `hf://owner/repo`, or a path. `image_size` (pixels of the
-    model's square input) interpolates positions; the checkpoint's own by default."""
+    model's square input) interpolates positions; the checkpoint's own by default. `clip_prompt`: a projection that
+    `train` wrote, through which `generate.text` prompts the SAM too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: str = "sam_vit_h"
     image_size: Annotated[int, Field(ge=16)] | None = None
+    clip_prompt: str | None = None
 
 
 class RunSettings(BaseModel):
@@ -85,6 +87,14 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _captions_need_tags(self) -> "Recipe":
         check_captions_have_tags(self.tag, self.caption)
+        return self
+
+    @model_validator(mode="after")
+    def _texts_need_a_clip(self) -> "Recipe":
+        if self.generate.text is not None and self.tag is None:
+            raise ValueError("generate.text needs the CLIP of tag; add a tag section or leave text out")
+        if self.model.clip_prompt is not None and self.generate.text is None:
+            raise ValueError("model.clip_prompt prompts with generate.text; set that or leave clip_prompt out")
         return self
 
     @property

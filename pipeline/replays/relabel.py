@@ -7,6 +7,7 @@ from pipeline.pictures import decode, read_bytes
 from pipeline.recipes.fingerprint import Fingerprint
 from pipeline.recipes.labelling import vocabulary_of
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.texts import direction_of
 from pipeline.replays.rewrite_parts import rewrite_parts
 from pipeline.runs.resources import Resources
 from pipeline.store.rounds import Round
@@ -15,6 +16,7 @@ from stages.caption_masks import CaptionMasks
 from stages.caption_settings import CaptionSettings
 from stages.decode_image import describe
 from stages.embed_masks import Features, Regions
+from stages.rank_masks import RankMasks
 from stages.record import LINKS, SCHEMA, conform, set_columns
 from stages.tag_masks import kept_masks, regions_of, stored_features, tag_rows
 from stages.tag_settings import TagSettings
@@ -37,6 +39,7 @@ class RelabelParts:
         links: dict[str, str],
         views_per_batch: int,
         device: str,
+        direction: np.ndarray | None,
     ) -> None:
         self.target = Round(Folder(uri), round_number)
         self.settings = settings
@@ -45,6 +48,7 @@ class RelabelParts:
         self.caption = None
         if caption is not None:
             self.caption = CaptionMasks(caption, settings, vocabulary, device, 1, keep_features=True)
+        self.rank = RankMasks(direction)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.table({"images": [self._relabel(part) for part in batch["id"].to_pylist()]})
@@ -52,6 +56,25 @@ class RelabelParts:
     def _relabel(self, part: int) -> int:
         rows = self.target.read_part(part).combine_chunks()
         before = rows["fingerprints"][0].as_py()
+        if not (self._only_text_differs(before) and _all_features_stored(rows)):
+            rows = self._name(rows, before)
+        rows = self.rank(rows)
+        marks = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
+        columns = {"fingerprints": marks}
+        if not self.settings.store_embeddings:
+            columns |= {
+                name: pa.nulls(rows.num_rows, SCHEMA.field(name).type) for name in ("embedding", "mask_embeddings")
+            }
+        self.target.write_part(part, conform(set_columns(rows, columns)))
+        return int(rows.num_rows)
+
+    def _only_text_differs(self, before: dict[str, str | None]) -> bool:
+        return all(before[link] == self.links[link] for link in LABEL_LINKS if link != "text")
+
+    def _name(self, rows: pa.Table, before: dict[str, str | None]) -> pa.Table:
+        """The rows with tags and captions anew, and their features."""
+        if before["text"] is not None:  # of equally large masks the first generated one is captioned
+            rows = RankMasks(None)(rows)
         reusable = before["embed"] == self.links["embed"]
         features: dict[int, tuple[Features, Features]] = {}
         kept = {}
@@ -70,18 +93,16 @@ class RelabelParts:
         rows = tag_rows(rows, self.tagger, features, kept, keep_features=True)
         if self.caption is not None:
             rows = self.caption(rows)
-        marks = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
-        columns = {"fingerprints": marks, "error": pa.array(errors, pa.string())}
-        if not self.settings.store_embeddings:
-            columns |= {
-                name: pa.nulls(rows.num_rows, SCHEMA.field(name).type) for name in ("embedding", "mask_embeddings")
-            }
-        self.target.write_part(part, conform(set_columns(rows, columns)))
-        return int(rows.num_rows)
+        return set_columns(rows, {"error": pa.array(errors, pa.string())})
 
     def _encode(self, rows: pa.Table, index: int, kept: np.ndarray) -> tuple[Features, Features]:
         row = {name: rows[name][index].as_py() for name in ("uri", "content_sha256", "decode", "height", "width")}
         return self.tagger.encoder.encode([Regions(decode(row, read_bytes(row)), *regions_of(rows, index, kept))])[0]
+
+
+def _all_features_stored(rows: pa.Table) -> bool:
+    statuses = rows["status"].to_pylist()
+    return all(status != "ok" or stored_features(rows, index) is not None for index, status in enumerate(statuses))
 
 
 def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: Resources, quiet: bool) -> int:
@@ -104,6 +125,7 @@ def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: R
         "links": mark.links,
         "views_per_batch": resources.views_per_batch,
         "device": resources.device,
+        "direction": direction_of(recipe),
     }
     answers = rewrite_parts(
         stale,
@@ -122,6 +144,7 @@ def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: R
     record["fingerprints"] = mark.links
     record["settings"] = mark.content
     record["recipe"] |= {"tag": plain["tag"], "caption": plain["caption"]}
+    record["recipe"]["generate"]["text"] = recipe.generate.text
     target.write_record(record)
     return images
 

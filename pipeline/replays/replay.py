@@ -10,6 +10,7 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.filter_masks import FilterMasks
 from stages.filter_settings import FilterSettings
+from stages.rank_masks import RankMasks
 from stages.record import LINKS, SCHEMA, conform, set_columns
 
 
@@ -32,6 +33,8 @@ class ReplayPart:
         rows = target.read_part(part)
         floors = rows["predicted_iou_floor"].to_pylist()
         cut_short = sum(floor is not None and floor > np.float32(self.pred_iou_thresh) for floor in floors)
+        if rows["fingerprints"][0].as_py()["text"] is not None:  # of equal scores the first generated one stays
+            rows = RankMasks(None)(rows)
         filtered = self.filter(rows)
         later = dict.fromkeys(LINKS[2:])  # what names the masks that these rules keep comes after them
         links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], **later}

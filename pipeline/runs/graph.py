@@ -1,4 +1,4 @@
-"""The graph: listing → decode → SAM → filter → tag → caption, streamed through Ray Data with backpressure."""
+"""The graph: listing → decode → SAM → filter → tag → caption → rank, streamed through Ray Data with backpressure."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.recipes.labelling import vocabulary_of
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.texts import direction_of, token_of
 from pipeline.runs.chunks import Chunk
 from pipeline.runs.resources import TASK_CPUS, Resources
 from stages.attempts import Attempts
@@ -15,6 +16,7 @@ from stages.decode_image import DecodeImages
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.generate_masks import GenerateMasks
 from stages.near_duplicates import NearDuplicates
+from stages.rank_masks import RankMasks
 from stages.tag_masks import TagMasks
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MAX_ROWS_PER_BLOCK = 8  # so that decoded images in flight stay a small part of 
 # Next to nothing, so that it fits beside decoding: with an equal share, decoding takes every slot that comes free, and
 # no image is finished before the last one is decoded.
 FILTER_CPUS = 0.01
-TAG_CPUS = 0.01  # and as much for captions
+TAG_CPUS = 0.01  # and as much for captions and for ranking
 
 
 def build_graph(
@@ -49,7 +51,7 @@ def build_graph(
     blocks = list(_blocks(chunks, resources))
     dataset = (
         ray.data.from_blocks(blocks)
-        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS - 2 * TAG_CPUS, **batches)
+        .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS - 3 * TAG_CPUS, **batches)
         .map_batches(
             GenerateMasks,
             fn_constructor_kwargs=_generator(recipe, resources, round_number, attempts),
@@ -89,12 +91,13 @@ def _generator(recipe: Recipe, resources: Resources, round_number: int, attempts
         "attempts": attempts,
         "image_timeout": recipe.run.image_timeout,
         "keep_pixels": recipe.tag is not None,
+        "text_token": token_of(recipe),
     }
 
 
 def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, batches: dict[str, Any]) -> Any:
-    """The graph's last stages, tags and captions, where the recipe asks for them."""
-    from ray.data import ActorPoolStrategy
+    """The graph's last stages, tags, captions and the order of the masks, where the recipe asks for them."""
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     if recipe.tag is None:
         return dataset
@@ -105,7 +108,8 @@ def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, 
     }
     pool: dict[str, Any] = {"batch_size": resources.tag_images, "num_cpus": TAG_CPUS, **batches}
     size = min(resources.tag_actors, num_blocks)
-    features = recipe.tag.store_embeddings or recipe.caption is not None
+    direction, stored = direction_of(recipe), recipe.tag.store_embeddings
+    features = stored or recipe.caption is not None or direction is not None
     tag = {"settings": recipe.tag, "views_per_batch": resources.views_per_batch, "keep_features": features}
     dataset = dataset.map_batches(
         TagMasks,
@@ -114,16 +118,25 @@ def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, 
         num_gpus=resources.tag_gpus,
         **pool,
     )
-    if recipe.caption is None:
-        return dataset
-    caption = {"settings": recipe.caption, "tag": recipe.tag, "keep_features": recipe.tag.store_embeddings}
-    return dataset.map_batches(
-        CaptionMasks,
-        fn_constructor_kwargs=shared | caption,
-        compute=ActorPoolStrategy(size=size),
-        num_gpus=resources.caption_gpus,
-        **pool,
-    )
+    if recipe.caption is not None:
+        features = stored or direction is not None
+        caption = {"settings": recipe.caption, "tag": recipe.tag, "keep_features": features}
+        dataset = dataset.map_batches(
+            CaptionMasks,
+            fn_constructor_kwargs=shared | caption,
+            compute=ActorPoolStrategy(size=size),
+            num_gpus=resources.caption_gpus,
+            **pool,
+        )
+    if direction is not None:
+        dataset = dataset.map_batches(
+            RankMasks(direction, keep_features=stored),
+            compute=TaskPoolStrategy(size=resources.filter_tasks),
+            batch_size=None,
+            num_cpus=TAG_CPUS,
+            **batches,
+        )
+    return dataset
 
 
 def _stored(recipe: Recipe) -> StoredScores:

@@ -16,6 +16,7 @@ from pipeline.errors import RunError, StoreError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.texts import check_token
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import Replayed, replay_round
 from pipeline.runs.attempts import RayAttempts
@@ -80,7 +81,8 @@ def _run(
     if shard:
         listing = shard.take(listing)
     # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
-    _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
+    sam, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
+    check_token(recipe, sam)
     mark = fingerprint(recipe, sha256)
     folder = Folder(recipe.output)
     with first_look(folder):

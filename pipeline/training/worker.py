@@ -14,6 +14,7 @@ from models.evaluation.prompts import score_prompts
 from models.sam.build import build_sam
 from models.sam.model import Sam
 from models.training.trainer import StepMetrics, Trainer
+from models.weight_files import read_checkpoint
 from models.weights import save_clip_prompt, save_sam
 from pipeline.coco_labels import read_labels, read_pixels
 from pipeline.evaluation.evaluate import all_segments
@@ -104,7 +105,7 @@ def _record(
         notes = {"steps": str(done), "training_data": seen}
         save_sam(folder / WEIGHTS, trainer.weights(), trainer.sam.config, torch.float16, notes)
         if recipe.text_prompt is not None:
-            notes |= {"clip": recipe.text_prompt.clip}
+            notes |= {"clip": recipe.text_prompt.clip, "clip_sha256": read_checkpoint(recipe.text_prompt.clip).sha256}
             save_clip_prompt(folder / CLIP_PROMPT, trainer.text_weights(), torch.float16, notes)
 
 

@@ -55,3 +55,9 @@ class VideoRecipe(BaseModel):
     def _captions_need_tags(self) -> "VideoRecipe":
         check_captions_have_tags(self.tag, self.caption)
         return self
+
+    @model_validator(mode="after")
+    def _no_texts(self) -> "VideoRecipe":
+        if self.generate.text is not None or self.model.clip_prompt is not None:
+            raise ValueError("generate.text and model.clip_prompt are for images; leave them out for videos")
+        return self

@@ -26,6 +26,7 @@ def row(masks: list[tuple[str, np.ndarray, dict[str, Any]]], **changes: Any) -> 
         "masks": [{"mask_id": name, **fields, **more} for name, _, more in masks],
         "rles": rles,
         "raw_rles": [None] * len(rles),
+        "mask_embeddings": None,
     } | changes
 
 
@@ -50,8 +51,10 @@ def test_masks_are_matched_one_to_one_and_people_stay() -> None:
             ("refused", box(25, 0, 5, 5), {"keep": False}),
         ]
     )
+    after["mask_embeddings"] = [b"1", b"2", b"3", None]
     carried, churn = carry_over(after, before)
     assert carried is not None
+    assert carried["mask_embeddings"] == [b"1", b"2", b"3", None, None, None], "aligned with the masks"
     assert [mask["mask_id"] for mask in carried["masks"]] == ["a", "b", "c", "refused", "person", "alone"]
     assert carried["rles"][4:] == before["rles"][3:] and len(carried["raw_rles"]) == 6
     assert carried["masks"][5]["parent_id"] is None, "its parent is not in the row any more"
@@ -66,7 +69,7 @@ def test_masks_are_matched_one_to_one_and_people_stay() -> None:
 
     again, twice = carry_over(carried, before)
     assert again is not None and [one["mask_id"] for one in again["masks"]][3:] == ["refused", "person", "alone"]
-    assert twice == churn
+    assert twice == churn and again["mask_embeddings"] == carried["mask_embeddings"]
 
 
 def test_images_that_failed_or_changed_under_peoples_masks_are_held_back() -> None:

@@ -12,7 +12,7 @@ from models.masks.rle import encode_masks
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.training.trainer import NonFiniteLossError, Trainer
-from models.weight_files import read_metadata
+from models.weight_files import read_checkpoint, read_metadata
 from models.weights import CheckpointError, load_clip_prompt, load_sam, save_sam
 from pipeline.training.data import ExampleSource, prefetch
 from pipeline.training.files import CLIP_PROMPT, read_metrics
@@ -94,7 +94,8 @@ def test_a_projection_of_clip_embeddings_is_exported_beside_the_sam(labelled: Pa
     assert last is not None and last.text_iou is not None
     projection = load_clip_prompt(str(tmp_path / "out" / CLIP_PROMPT))
     assert projection(torch.ones(1, CLIP_SIZES["debug"].embed_dim)).shape == (1, 1, 32)
-    assert read_metadata(str(tmp_path / "out" / CLIP_PROMPT))["clip"] == clip
+    notes = read_metadata(str(tmp_path / "out" / CLIP_PROMPT))
+    assert (notes["clip"], notes["clip_sha256"]) == (clip, read_checkpoint(clip).sha256)
     with pytest.raises(CheckpointError, match="holds no projection"):
         load_clip_prompt(clip)
     with pytest.raises(CheckpointError, match="gone"):
