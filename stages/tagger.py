@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from models.clip.regions import ViewSettings
+from models.clip.resnet import ModifiedResNet, fold_batch_norms
 from models.weight_files import read_metadata
 from models.weights import TAGS_NOTE, VIEWS_NOTE, CheckpointError, load_clip, load_clip_tokenizer
 from stages.embed_masks import Features, MaskEncoder
@@ -29,6 +30,8 @@ class Tagger:
 
     def __init__(self, settings: TagSettings, vocabulary: Vocabulary, device: str, views_per_batch: int) -> None:
         self.clip, sha256 = load_clip(settings.checkpoint)
+        if isinstance(self.clip.visual, ModifiedResNet):
+            fold_batch_norms(self.clip.visual)
         self.clip = self.clip.to(device)
         self.tokenizer = load_clip_tokenizer(settings.checkpoint, self.clip.config, settings.tokens)
         self.vocabulary = vocabulary

@@ -44,6 +44,23 @@ class AttentionPool2d(nn.Module):
         out = out + attention[..., 1:] @ self._heads(self.v_proj(cells))  # (B, heads, K, d)
         return self.c_proj(out.transpose(1, 2).flatten(2))  # (B, K, embed_dim)
 
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """`forward` over the whole of (B, C, h, w) -> (B, embed_dim).
+
+        One query and few cells: the query goes through the keys' weights and what it attends to through the values',
+        so that neither keys nor values are ever made. The keys' bias adds the same to all scores of a query.
+        """
+        cells = feature_map.flatten(2).transpose(1, 2)  # (B, N, C)
+        cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
+        cells = cells + interpolate_positions(self.positional_embedding, *feature_map.shape[-2:])
+        heads = (self.num_heads, -1)
+        q = self.q_proj(cells[:, 0]).unflatten(1, heads).transpose(0, 1)  # (heads, B, d)
+        q = (q @ self.k_proj.weight.unflatten(0, heads)).transpose(0, 1)  # (B, heads, C)
+        attention = (q @ cells.transpose(1, 2) * (cells.shape[-1] / self.num_heads) ** -0.5).softmax(dim=-1)
+        attended = (attention @ cells).transpose(0, 1)  # (heads, B, C)
+        out = (attended @ self.v_proj.weight.unflatten(0, heads).transpose(1, 2)).transpose(0, 1).flatten(1)
+        return self.c_proj(out + self.v_proj.bias)
+
     def _heads(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, heads, L, d)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

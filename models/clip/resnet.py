@@ -6,6 +6,7 @@ arXiv:1904.11486), and whose last pool is attention.
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.clip.attention_pool import AttentionPool2d
 
@@ -62,9 +63,7 @@ class ModifiedResNet(nn.Module):
         self.attnpool = AttentionPool2d(grid_size=grid_size, width=32 * width, num_heads=num_heads, embed_dim=embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        feature_map = self.feature_map(images)
-        everywhere = feature_map.new_ones(len(feature_map), 1, *feature_map.shape[-2:])
-        return self.attnpool(feature_map, everywhere)[:, 0]
+        return self.attnpool.pool(self.feature_map(images))
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 32 * width, H / 32, W / 32)."""
@@ -81,6 +80,18 @@ class ModifiedResNet(nn.Module):
         """
         coverage = F.interpolate(masks.to(feature_map.dtype), size=feature_map.shape[-2:], mode="area")
         return self.attnpool(feature_map, coverage)
+
+
+def fold_batch_norms(tower: ModifiedResNet) -> None:
+    """Makes each batch norm of a tower in eval mode a part of the convolution before it, for good: the same features
+    up to rounding, with fewer passes over memory."""
+    assert not tower.training, "a batch norm that learns cannot be folded"
+    for block in (tower, *(one for one in tower.modules() if isinstance(one, Bottleneck))):
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+            setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+            setattr(block, norm, nn.Identity())
+        if isinstance(block, Bottleneck) and isinstance(block.downsample, nn.Sequential):
+            block.downsample = fuse_conv_bn_eval(*block.downsample)
 
 
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:

@@ -66,7 +66,7 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bo
         tag_gpus=TAG_GPUS if gpus else 0.0,
         caption_gpus=CAPTION_GPUS if gpus else 0.0,
         tag_images=32 if gpus else 8,
-        views_per_batch=(256 if gpus else 64) if settings.views_per_batch == "auto" else settings.views_per_batch,
+        views_per_batch=(256 if gpus else 32) if settings.views_per_batch == "auto" else settings.views_per_batch,
         device="cuda" if gpus else "cpu",
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.clip.attention_pool import AttentionPool2d
 from models.clip.config import CLIP_SIZES, ClipConfig
 from models.clip.model import Clip
-from models.clip.resnet import Bottleneck, ModifiedResNet
+from models.clip.resnet import Bottleneck, ModifiedResNet, fold_batch_norms
 
 MakeClip = Callable[[ClipConfig], Clip]
 DEBUG = CLIP_SIZES["debug_resnet"]
@@ -97,6 +97,15 @@ def test_the_whole_tower(make_clip: MakeClip) -> None:
     assert (clip.encode_image(images) - expected).abs().max() <= TOLERANCE
 
 
+def test_a_tower_without_batch_norms_gives_the_same(make_clip: MakeClip) -> None:
+    clip = make_clip(DEBUG)
+    images = images_of(DEBUG, 3)
+    expected = clip.encode_image(images)
+    fold_batch_norms(tower_of(clip))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in clip.modules())
+    assert (clip.encode_image(images) - expected).abs().max() <= TOLERANCE
+
+
 def test_strides_do_not_alias() -> None:
     """A checkerboard is of the highest frequency there is: an average is its mean, a stride would take one colour."""
     block = Bottleneck(4, 2, stride=2).eval().requires_grad_(False)  # fresh: the shortcut alone is passed on
@@ -126,8 +135,9 @@ def test_attention_pool_by_hand() -> None:
     pool.positional_embedding.zero_()
     scores = 1.5 * torch.tensor([7.0, 3.0, 11.0])
     expected = 10 * (scores.softmax(0) * torch.tensor([3.0, 1.0, 5.0])).sum() + 0.5
-    out = pool(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
-    assert out.item() == pytest.approx(expected.item(), rel=1e-6)
+    feature_map = torch.tensor([1.0, 5.0]).view(1, 1, 1, 2)
+    for out in (pool(feature_map, torch.ones(1, 1, 1, 2)), pool.pool(feature_map)):
+        assert out.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_regions_see_their_own_cells_only(make_clip: MakeClip) -> None:
