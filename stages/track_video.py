@@ -11,12 +11,12 @@ from torch import Tensor
 
 from models.generator.generate import MaskGenerator
 from models.generator.settings import GenerateSettings
+from models.sam.model import Sam
 from models.sam2.model import Sam2
 from models.sam2.tracker import VideoTracker
-from models.sam2.weights import load_sam2
+from models.sam2.weights import load_sam2, load_segmenter
 from models.tracking.follower import Follower
 from models.tracking.tracks import FoundMask, Rules, Track, Tracker, find_tracks
-from models.weights import load_sam
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.filter_rules import filter_found
@@ -51,9 +51,10 @@ class TrackVideos:
         video_timeout: float | None,
     ) -> None:
         torch.set_num_threads(num_threads)
-        sam, _ = load_sam(checkpoint, image_size)
+        sam, _ = load_segmenter(checkpoint, image_size)
         self.sam = sam.to(device)
-        self.memory = load_sam2(track.checkpoint)[0].to(device) if track.checkpoint else None
+        memory = load_sam2(track.checkpoint)[0] if track.checkpoint else sam if isinstance(sam, Sam2) else None
+        self.memory = None if memory is None else memory.to(device)
         thresholds = filter_settings.pred_iou_thresh, filter_settings.stability_score_thresh
         self.generator = MaskGenerator(self.sam, generate, *thresholds, points_per_batch)
         self.video, self.filter, self.track = video, filter_settings, track
@@ -106,6 +107,7 @@ class TrackVideos:
 
     def _tracker(self, frames: "_Readable", height: int, width: int) -> Tracker:
         if self.memory is None:
+            assert isinstance(self.sam, Sam), "a SAM 2 has a memory"
             return Follower(self.sam, frames, height, width)
         return VideoTracker(self.memory, _Squeezed(frames, self.memory), height, width)
 

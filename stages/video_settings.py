@@ -19,13 +19,13 @@ class VideoSettings(BaseModel):
 
 
 class TrackSettings(BaseModel):
-    """`checkpoint`: a SAM 2, whose memory follows the objects; without one the recipe's SAM looks on each frame for
-    what stood where it last stood. `key_frame_every`: frames between those on which objects are looked for, None for
-    the first only; `merge_iou`: a mask found there that overlaps a track so much is that track; `min_component_area`
-    and `max_hole_area` (pixels) clean up every mask («SAM 2», Ravi et al. 2024, appendix on SA-V: 200 for both). A
-    track is kept if it is in sight on `min_frames`, if its masks' stability, averaged over those, reaches
-    `min_stability`, and if no better track overlaps it by `duplicate_iou` over the whole clip. `objects_at_once`
-    bounds memory, `max_objects` work."""
+    """`checkpoint`: a SAM 2, whose memory follows the objects; without one the recipe's own SAM 2 does, or its SAM
+    looks on each frame for what stood where it last stood. `key_frame_every`: frames between those on which objects are
+    looked for, None for the first only; `merge_iou`: a mask found there that overlaps a track so much is that track;
+    `min_component_area` and `max_hole_area` (pixels) clean up every mask («SAM 2», Ravi et al. 2024, appendix on SA-V:
+    200 for both). A track is kept if it is in sight on `min_frames`, if its masks' stability, averaged over those,
+    reaches `min_stability`, and if no better track overlaps it by `duplicate_iou` over the whole clip.
+    `objects_at_once` bounds memory, `max_objects` work."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

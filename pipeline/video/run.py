@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.sam2.weights import load_sam2
-from models.weights import load_sam
+from models.sam2.weights import load_sam2, load_segmenter
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
@@ -62,7 +61,7 @@ def run_video(
     """
     started = time.time()
     listing = list_videos(recipe.input, recipe.include, recipe.exclude)
-    _, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
+    _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     tracker_sha256 = load_sam2(recipe.track.checkpoint)[1] if recipe.track.checkpoint else None
     mark = video_fingerprint(recipe, sha256, tracker_sha256)
     folder = Folder(recipe.output)
