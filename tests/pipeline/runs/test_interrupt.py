@@ -51,11 +51,14 @@ def many_photos(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_is_committed_stays_and_the_next_run_does_the_rest(many_photos: Path, tmp_path: Path) -> None:
+def test_what_is_committed_stays_and_the_next_run_does_the_rest(
+    many_photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     output = tmp_path / "out"
     committed = 0
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         process = start(many_photos, output)
+        request.addfinalizer(process.kill)  # one that a failing test leaves goes on for minutes
         wait_for_parts(output, committed + 2, process)
         if how == signal.SIGKILL:
             os.killpg(process.pid, how)
