@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="sam2_small")
     parser.add_argument("--prompt", choices=("mask", "click"), default="mask")
     parser.add_argument(
-        "--min-share", type=float, default=0.001, help="of the picture, smaller objects are passed over"
+        "--min-share", type=float, default=0.002, help="of the picture, smaller objects are passed over"
     )
     parser.add_argument("--limit", type=int, help="clips")
     parser.add_argument("--beside", help="a SAM, or SAM 2, that follows boxes beside it")
