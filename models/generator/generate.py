@@ -20,7 +20,6 @@ from models.generator.candidates import Candidates
 from models.generator.dense_scan import DenseScan
 from models.generator.grid import Crop, crop_boxes, point_grid
 from models.generator.image_prompts import ImagePrompts
-from models.generator.precision import autocast
 from models.generator.settings import GenerateSettings
 from models.generator.strip_scan import StripScan
 from models.generator.upsample import Axis, Upsampler
@@ -31,6 +30,7 @@ from models.masks.rle import (
     counts_from_transitions,
     join_transitions,
 )
+from models.precision import autocast
 from models.sam.mask_decoder import DecodedPrompts, EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.generator.grid import points_per_crop
-from models.generator.precision import Precision
+from models.precision import Precision
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 

@@ -14,8 +14,8 @@ from models.evaluation.recall import RecallTally
 from models.evaluation.sizes import BySize, SizeMeans
 from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
-from models.generator.precision import resolve_precision
 from models.masks.rle import areas
+from models.precision import resolve_precision
 from models.sam2.weights import load_segmenter
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.progress import progress_bar

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from models.generator.precision import Precision, resolve_precision
+from models.precision import Precision, resolve_precision
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import resolve_resources

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.generator import precision
+from models import precision
 from models.training.muon import Muon, orthogonalise
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.generator.precision import resolve_precision
+from models.precision import resolve_precision
 from pipeline.recipes.load_recipe import validate_recipe
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.run import run

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.generator import precision
-from models.generator.precision import autocast, resolve_precision
+from models import precision
+from models.precision import autocast, resolve_precision
 
 CPU = torch.device("cpu")
 
