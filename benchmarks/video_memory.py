@@ -19,59 +19,38 @@ shows of them for a while.
 """
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from benchmarks.table import markdown_table
+from models.evaluation.prompts import center_point
 from models.evaluation.video import RegionAndBoundary, score_tracks
-from models.masks.rle import decode_masks
 from models.sam.model import Sam
+from models.sam2.frames import SqueezedFrames
 from models.sam2.memory_bank import MemoryBank, Recall
 from models.sam2.model import Sam2
 from models.sam2.tracker import VideoTracker
 from models.sam2.weights import load_sam2, load_segmenter
 from models.tracking.follower import Follower
+from pipeline.sam2_training.clips import LabelledClip, LabelledClips
 
 
 @dataclass(frozen=True)
-class LabelledClip:
-    """Frames (T, H, W, 3) uint8 and the masks (T, O, H, W) bool of the objects that the first frame shows."""
+class Shown:
+    """Frames (T, H, W, 3) uint8 of a clip and the masks (T, O, H, W) bool of the objects that the first frame shows."""
 
     frames: list[np.ndarray]
     masks: np.ndarray
 
 
-def read_clip(path: Path, min_share: float) -> LabelledClip:
-    """A clip's annotation and, beside it, its folder of frames."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    height, width = record["video_height"], record["video_width"]
-    pictures = sorted(path.with_suffix("").glob("*.jpg"))
-    rles = [[one["counts"].encode("ascii") for one in frame] for frame in record["masklet"]]
-    masks = np.stack([decode_masks(frame, height, width).astype(bool) for frame in rles])
-    shown = masks[0].mean(axis=(1, 2)) >= min_share
-    return LabelledClip([np.array(Image.open(one).convert("RGB")) for one in pictures], masks[:, shown])
-
-
-class Squeezed:
-    def __init__(self, frames: Sequence[np.ndarray], model: Sam2) -> None:
-        self.frames = frames
-        self.model = model
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> Tensor:
-        size = self.model.config.image_size
-        squeezed = np.array(Image.fromarray(self.frames[index]).resize((size, size)))
-        return self.model.preprocess(torch.from_numpy(squeezed).permute(2, 0, 1)[None])[0]
+def read_clip(clip: LabelledClip, min_share: float) -> Shown:
+    everything = range(len(clip))
+    masks = clip.masks(everything)
+    return Shown(clip.frames(everything), masks[:, masks[0].mean(axis=(1, 2)) >= min_share])
 
 
 class PromptedFrame(MemoryBank):
@@ -92,26 +71,26 @@ class FrameBefore(MemoryBank):
         return Recall([(kind, memory.features)], [(1, memory.pointer)])
 
 
-def by_memory(model: Sam2, clip: LabelledClip, prompt: str, bank: type[MemoryBank] | None = None) -> np.ndarray:
+def by_memory(model: Sam2, clip: Shown, prompt: str, bank: type[MemoryBank] | None = None) -> np.ndarray:
     """(T, O, H, W) bool."""
     height, width = clip.masks.shape[2:]
-    tracker = VideoTracker(model, Squeezed(clip.frames, model), height, width)
+    tracker = VideoTracker(model, SqueezedFrames(clip.frames, model), height, width)
     for number, mask in enumerate(clip.masks[0]):
         if prompt == "mask":
             tracker.add_mask(0, number, torch.from_numpy(mask))
         else:
-            tracker.add_points(0, number, middle(mask), torch.ones(1, dtype=torch.int64))
+            tracker.add_points(0, number, torch.tensor([center_point(mask)]), torch.ones(1, dtype=torch.int64))
     if bank is not None:
         for track in tracker._tracks.values():
             track.bank = bank(track.bank.num_memories, track.bank.num_pointers, track.bank.prompted)
     return np.stack([found.to_masks(height, width).numpy() for found in tracker.propagate()])
 
 
-def without_memory(model: Sam2, clip: LabelledClip, prompt: str, sam: Sam | Sam2 | None = None) -> np.ndarray:
+def without_memory(model: Sam2, clip: Shown, prompt: str, sam: Sam | Sam2 | None = None) -> np.ndarray:
     height, width = clip.masks.shape[2:]
     first = clip.masks[0]
     if prompt == "click":  # what the model itself makes of the click
-        first = by_memory(model, LabelledClip(clip.frames[:1], clip.masks[:1]), prompt)[0]
+        first = by_memory(model, Shown(clip.frames[:1], clip.masks[:1]), prompt)[0]
     follower = Follower(model if sam is None else sam, clip.frames, height, width)
     followed = [number for number, mask in enumerate(first) if mask.any()]
     for number in followed:
@@ -122,14 +101,7 @@ def without_memory(model: Sam2, clip: LabelledClip, prompt: str, sam: Sam | Sam2
     return masks
 
 
-def middle(mask: np.ndarray) -> Tensor:
-    """The point (1, 2) of a mask that is farthest from its edge."""
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return torch.tensor([[float(x), float(y)]])
-
-
-WAYS: dict[str, Callable[[Sam2, LabelledClip, str], np.ndarray]] = {
+WAYS: dict[str, Callable[[Sam2, Shown, str], np.ndarray]] = {
     "whole memory": by_memory,
     "the prompted frame's memory alone": lambda *given: by_memory(*given, PromptedFrame),
     "the memory of the frame before alone": lambda *given: by_memory(*given, FrameBefore),
@@ -166,8 +138,9 @@ def main() -> None:
         other, _ = load_segmenter(args.beside)
         ways[f"no memory: boxes, {args.beside}"] = lambda *given: without_memory(*given, other)
     scores: dict[tuple[str, str], list[RegionAndBoundary]] = {}
-    for path in sorted(args.clips.glob("clip_*.json"))[: args.limit]:
-        clip = read_clip(path, args.min_share)
+    clips = LabelledClips([str(args.clips)])
+    for index in range(len(clips))[: args.limit]:
+        clip = read_clip(clips.read(index), args.min_share)
         if not clip.masks.shape[1]:
             continue
         for way, track in ways.items():

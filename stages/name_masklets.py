@@ -51,8 +51,8 @@ class NameMasklets:
             self.writer = CaptionMasks(caption, tag, vocabulary, device, num_threads, keep_features=False)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select(["video_id", "uri", "masklet_id", "keep", "height", "key_frame", "areas", "rles"])
-        rows = rows.append_column("predicted_iou", batch["predicted_iou"]).to_pylist()
+        names = ["video_id", "uri", "masklet_id", "keep", "height", "key_frame", "predicted_iou", "areas", "rles"]
+        rows = batch.select(names).to_pylist()
         errors = batch["error"].to_pylist()
         tags: list[list[Tag]] = [[] for _ in rows]
         captions: list[str | None] = [None] * len(rows)

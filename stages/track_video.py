@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
-from torch import Tensor
 
 from models.generator.generate import MaskGenerator
 from models.generator.settings import GenerateSettings
 from models.sam.model import Sam
+from models.sam2.frames import SqueezedFrames
 from models.sam2.model import Sam2
 from models.sam2.tracker import VideoTracker
 from models.sam2.weights import load_sam2, load_segmenter
@@ -109,7 +108,7 @@ class TrackVideos:
         if self.memory is None:
             assert isinstance(self.sam, Sam), "a SAM 2 has a memory"
             return Follower(self.sam, frames, height, width)
-        return VideoTracker(self.memory, _Squeezed(frames, self.memory), height, width)
+        return VideoTracker(self.memory, SqueezedFrames(frames, self.memory), height, width)
 
     def _find(self, image: np.ndarray) -> list[FoundMask]:
         """The masks of a key frame that the filters keep."""
@@ -174,19 +173,3 @@ class _Readable:
         if frame.shape[:2] != (self.video.height, self.video.width):
             raise _DecodeError from ValueError(f"frame {index} is {frame.shape[1]}×{frame.shape[0]}, not as the first")
         return frame
-
-
-class _Squeezed:
-    """The frames as SAM 2 takes them: squeezed to its square input by Pillow's bicubic filter, as `sam2` has it."""
-
-    def __init__(self, frames: _Readable, model: Sam2) -> None:
-        self.frames = frames
-        self.model = model
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> Tensor:
-        size = self.model.config.image_size
-        squeezed = Image.fromarray(self.frames[index]).resize((size, size))
-        return self.model.preprocess(torch.from_numpy(np.array(squeezed)).permute(2, 0, 1)[None])[0]
