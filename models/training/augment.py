@@ -133,8 +133,7 @@ def make_example(
 ) -> Example:
     """`augment` as tensors; `weights` (N,) are the masks'."""
     picture, cells, kept = augment(image, masks, frame, mask_size, rng, how)
-    pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
-    return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights[kept].astype(np.float32)), name)
+    return _example(picture, cells, weights[kept], name)
 
 
 def make_square_example(
@@ -163,5 +162,9 @@ def make_square_example(
     if how.colour:
         picture = jitter_colour(picture, rng, how.colour)
     cells, kept = fit_masks(masks, picture.shape[:2], frame, mask_size, how.min_mask_cells)
+    return _example(picture, cells, weights[kept], name)
+
+
+def _example(picture: np.ndarray, cells: np.ndarray, weights: np.ndarray, name: str) -> Example:
     pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
-    return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights[kept].astype(np.float32)), name)
+    return Example(pixels, torch.from_numpy(cells), torch.from_numpy(weights.astype(np.float32)), name)

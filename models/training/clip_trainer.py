@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from models.clip.contrastive import shared_text_loss
 from models.clip.model import Clip
-from models.generator.precision import computes_in_bf16
-from models.training.optim import OptimSettings, learning_rate, set_learning_rate, update_average
+from models.precision import computes_in_bf16
+from models.training.optim import NonFiniteLossError, OptimSettings, learning_rate, set_learning_rate, update_average
 
 _TABLE = ("positional_embedding", "class_embedding", "token_embedding")
-
-
-class NonFiniteClipLossError(RuntimeError):
-    """A step's loss is no number."""
 
 
 class ClipTrainerSettings(BaseModel):
@@ -74,16 +70,14 @@ class ClipTrainer:
     def step(self, batch: ClipBatch) -> dict[str, float]:
         """One optimiser step; the loss, each group's loss and accuracy, and the temperature's inverse.
 
-        Raises NonFiniteClipLossError, with the weights as they were before the step.
+        Raises NonFiniteLossError, with the weights as they were before the step.
         """
         optim = self.settings.optim
         rate = learning_rate(self.num_steps_done, self.settings.num_steps, optim)
         set_learning_rate([self.optimizer], rate)
         loss, metrics = self._loss(batch)
         if not torch.isfinite(loss):
-            raise NonFiniteClipLossError(
-                f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate"
-            )
+            raise NonFiniteLossError(f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.clip.parameters(), optim.clip_norm)

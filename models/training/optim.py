@@ -25,6 +25,10 @@ _TABLE = re.compile(
 )
 
 
+class NonFiniteLossError(RuntimeError):
+    """A step's loss is no number any more; the message says which step's and what is to be done."""
+
+
 class OptimSettings(BaseModel):
     """`final_share` is the learning rate at the last step, relative to the peak. `ema_decay` 0 keeps no average.
     With `muon` the matrices of the encoder's blocks and of the decoder's transformer learn by Muon, not AdamW."""

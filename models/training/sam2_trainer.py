@@ -23,8 +23,15 @@ from models.sam2.model import Sam2
 from models.training.augment import Example
 from models.training.clip_pass import ClipExample, ClipLossWeights, ClipPass, ClipPromptSettings, ClipTally
 from models.training.interactive import PromptSettings, PromptTally, train_on_prompts
-from models.training.optim import OptimSettings, learning_rate, make_optimizers, set_learning_rate, update_average
-from models.training.trainer import NonFiniteLossError, mix_seeds
+from models.training.optim import (
+    NonFiniteLossError,
+    OptimSettings,
+    learning_rate,
+    make_optimizers,
+    set_learning_rate,
+    update_average,
+)
+from models.training.trainer import mix_seeds
 
 
 class Sam2TrainerSettings(BaseModel):

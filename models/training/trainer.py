@@ -15,19 +15,22 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.generator.precision import computes_in_bf16
+from models.precision import computes_in_bf16
 from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.dense import DenseHead, dense_loss, segment_levels
 from models.training.interactive import PromptSettings, PromptTally, train_on_prompts
 from models.training.losses import LossWeights
-from models.training.optim import OptimSettings, learning_rate, make_optimizers, set_learning_rate, update_average
+from models.training.optim import (
+    NonFiniteLossError,
+    OptimSettings,
+    learning_rate,
+    make_optimizers,
+    set_learning_rate,
+    update_average,
+)
 from models.training.text_prompt import TextPrompter, train_on_text_prompts
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss is no number any more; the message says at which step, in which part and on which images."""
 
 
 class DenseSettings(BaseModel):

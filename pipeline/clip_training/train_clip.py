@@ -10,17 +10,16 @@ from models.clip.build import build_clip
 from models.clip.learn_bpe import learn_merges
 from models.clip.model import Clip
 from models.clip.tokenizer import ClipTokenizer
-from models.training.clip_trainer import ClipTrainer, NonFiniteClipLossError
+from models.training.clip_trainer import ClipTrainer
 from models.weight_files import read_metadata
 from models.weights import MERGES_NOTE, VIEWS_NOTE, load_clip, load_clip_tokenizer, save_clip
 from pipeline.clip_training.batches import ClipBatches
 from pipeline.clip_training.packed import pack_views
 from pipeline.clip_training.recipe import ClipTrainRecipe
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
-from pipeline.errors import TrainingError
-from pipeline.progress import progress_bar
 from pipeline.recipes.vocabularies import read_vocabulary
-from pipeline.training.files import WEIGHTS, MetricsLog, claim, read_checkpoint_state, save_checkpoint
+from pipeline.training.files import WEIGHTS, claim, read_checkpoint_state, save_checkpoint
+from pipeline.training.steps import run_steps, sitting
 from pipeline.training.train import TrainSummary
 from stages.vocabulary import Vocabulary
 
@@ -50,28 +49,27 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
     batches = ClipBatches(
         packed, vocabulary, tokenizer, clip.config, seed, recipe.images_per_step, recipe.masks_per_step
     )
-    first, end = trainer.num_steps_done, recipe.training.num_steps
-    end = end if recipe.stop_after is None else min(end, first + recipe.stop_after)
-    log, row = MetricsLog(folder, first), {}
-    try:
-        with progress_bar("training", recipe.training.num_steps, "steps", quiet) as update:
-            for step in range(first, end):
-                row = {"step": step, **trainer.step(batches(step))}
-                log.write(row)
-                update(step + 1, f"loss {row['loss']:.3f}")
-                if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == end:
-                    save_checkpoint(folder, {**trainer.state_dict(), "merges": merges})
-                    notes = {"steps": str(step + 1), VIEWS_NOTE: recipe.views.model_dump_json()}
-                    save_clip(folder / WEIGHTS, trainer.weights(), clip.config, torch.float16, merges, notes)
-    except NonFiniteClipLossError as error:
-        raise TrainingError(f"{error}; what was saved last stays in {folder}") from error
-    finally:
-        log.close()
+
+    def save(num_steps_done: int) -> None:
+        save_checkpoint(folder, {**trainer.state_dict(), "merges": merges})
+        notes = {"steps": str(num_steps_done), VIEWS_NOTE: recipe.views.model_dump_json()}
+        save_clip(folder / WEIGHTS, trainer.weights(), clip.config, torch.float16, merges, notes)
+
+    num_steps = recipe.training.num_steps
+    row = run_steps(
+        folder,
+        sitting(trainer.num_steps_done, num_steps, recipe.stop_after),
+        num_steps,
+        recipe.checkpoint_every,
+        lambda step: {"step": step, **trainer.step(batches(step))},
+        save,
+        quiet,
+    )
     return TrainSummary(
         output=str(folder),
         weights=str(folder / WEIGHTS),
-        num_steps_done=max(first, end),
-        num_steps=recipe.training.num_steps,
+        num_steps_done=trainer.num_steps_done,
+        num_steps=num_steps,
         num_images=len(pictures),
         num_masks=sum(len(picture.masks) for picture in pictures),
         seconds=time.time() - started,

@@ -15,16 +15,14 @@ from models.sam2.model import Sam2
 from models.sam2.weights import load_sam2, save_sam2
 from models.training.sam2_trainer import Sam2Trainer
 from models.training.start import match_memories, take_over
-from models.training.trainer import NonFiniteLossError
 from models.weights import load_sam
-from pipeline.errors import TrainingError
-from pipeline.progress import progress_bar
 from pipeline.sam2_training.batches import Sam2Batches
 from pipeline.sam2_training.clips import LabelledClips
 from pipeline.sam2_training.recipe import Sam2TrainRecipe
 from pipeline.training.data import ExampleSource
-from pipeline.training.files import WEIGHTS, MetricsLog, claim, read_checkpoint_state, read_metrics, save_checkpoint
+from pipeline.training.files import WEIGHTS, claim, read_checkpoint_state, read_metrics, save_checkpoint
 from pipeline.training.sources import data_fingerprint, open_training_images
+from pipeline.training.steps import run_steps, sitting
 from pipeline.training.train import TrainSummary
 
 
@@ -51,31 +49,30 @@ def train_sam2(recipe: Sam2TrainRecipe, quiet: bool = False) -> TrainSummary:
     per_step, seed = recipe.pictures_per_step, recipe.training.seed
     pictures = ExampleSource(images, model.config, recipe.augment, seed, per_step, repeats=repeats) if images else None
     batches = Sam2Batches(recipe, model.config, pictures, clips)
-    first, end = trainer.num_steps_done, recipe.training.num_steps
-    end = end if recipe.stop_after is None else min(end, first + recipe.stop_after)
-    log, row = MetricsLog(folder, first), _last_row(folder)
-    try:
-        with progress_bar("training", recipe.training.num_steps, "steps", quiet) as update:
-            for step in range(first, end):
-                row = asdict(trainer.step(*batches(step)))
-                log.write(row)
-                update(step + 1, f"loss {row['loss']:.3f}")
-                if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == end:
-                    save_checkpoint(folder, trainer.state_dict())
-                    _export(folder / WEIGHTS, trainer, step + 1)
-    except NonFiniteLossError as error:
-        raise TrainingError(f"{error}; what was saved last stays in {folder}") from error
-    finally:
-        log.close()
+    first, num_steps = trainer.num_steps_done, recipe.training.num_steps
+
+    def save(num_steps_done: int) -> None:
+        save_checkpoint(folder, trainer.state_dict())
+        _export(folder / WEIGHTS, trainer, num_steps_done)
+
+    row = run_steps(
+        folder,
+        sitting(first, num_steps, recipe.stop_after),
+        num_steps,
+        recipe.checkpoint_every,
+        lambda step: asdict(trainer.step(*batches(step))),
+        save,
+        quiet,
+    )
     return TrainSummary(
         output=str(folder),
         weights=str(folder / WEIGHTS),
-        num_steps_done=max(first, end),
-        num_steps=recipe.training.num_steps,
+        num_steps_done=trainer.num_steps_done,
+        num_steps=num_steps,
         num_images=sum(len(one) for one in images) + (0 if clips is None else len(clips)),
         num_masks=sum(one["num_masks"] for one in read_metrics(folder)[first:]),
         seconds=time.time() - started,
-        last=row,
+        last=row or _last_row(folder),
     )
 
 

@@ -31,6 +31,7 @@ from pipeline.training.files import (
 )
 from pipeline.training.recipe import TrainRecipe, ValidationSettings
 from pipeline.training.sources import data_fingerprint, open_training_images
+from pipeline.training.steps import sitting
 from stages.decode_pixels import DecodeSettings
 
 
@@ -74,16 +75,14 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
         [one.repeat for one in recipe.data],
     )
     first = trainer.num_steps_done
-    end = recipe.training.num_steps
-    if recipe.stop_after is not None:
-        end = min(end, first + recipe.stop_after)
+    steps = sitting(first, recipe.training.num_steps, recipe.stop_after)
     log = MetricsLog(folder, first) if rank == 0 else None
     metrics: StepMetrics | None = None
     try:
-        for _, examples in prefetch(source, range(first, end)):
+        for _, examples in prefetch(source, steps):
             metrics = trainer.step(examples)
             if log is not None:
-                _record(recipe, folder, trainer, metrics, log, end, seen)
+                _record(recipe, folder, trainer, metrics, log, steps.stop, seen)
     finally:
         if log is not None:
             log.close()

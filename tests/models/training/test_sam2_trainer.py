@@ -13,10 +13,9 @@ from models.sam2.tracker import VideoTracker
 from models.training.augment import Example
 from models.training.clip_pass import ClipExample, ClipLossWeights, ClipPass, ClipPromptSettings
 from models.training.interactive import PromptSettings
-from models.training.optim import OptimSettings
+from models.training.optim import NonFiniteLossError, OptimSettings
 from models.training.sam2_trainer import Sam2Trainer, Sam2TrainerSettings
 from models.training.start import match_memories, take_over
-from models.training.trainer import NonFiniteLossError
 
 SIDE = SAM2_SIZES["debug"].image_size
 TRACKED = ClipPromptSettings(mask_share=1.0, corrected_share=0.0)

@@ -11,9 +11,9 @@ from models.training.augment import Example
 from models.training.dense import DenseHead
 from models.training.interactive import PromptSettings
 from models.training.losses import LossWeights
-from models.training.optim import OptimSettings
+from models.training.optim import NonFiniteLossError, OptimSettings
 from models.training.start import align_cross_attention
-from models.training.trainer import DenseSettings, NonFiniteLossError, Trainer, TrainerSettings
+from models.training.trainer import DenseSettings, Trainer, TrainerSettings
 from models.weights import load_sam, save_sam
 
 SETTINGS = TrainerSettings(

@@ -11,7 +11,8 @@ from models.clip.config import CLIP_SIZES
 from models.masks.rle import encode_masks
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
-from models.training.trainer import NonFiniteLossError, Trainer
+from models.training.optim import NonFiniteLossError
+from models.training.trainer import Trainer
 from models.weight_files import read_checkpoint, read_metadata
 from models.weights import CheckpointError, load_clip_prompt, load_sam, save_sam
 from pipeline.training.data import ExampleSource, prefetch
