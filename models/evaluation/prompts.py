@@ -11,10 +11,10 @@ from models.evaluation.overlap import pairwise_iou
 from models.generator.generate import resize
 from models.generator.upsample import Axis, Upsampler
 from models.masks.rle import bounding_boxes, compress_counts, counts_from_transitions, decode_patch
-from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.sam2.model import Sam2
+from models.sam2.segmenter import predict_masks
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,11 @@ def score_prompts(
         by_point = Prompts(points=points[block, None], labels=labels)
         for prompts, scores in zip((by_point, Prompts(boxes=boxes[block])), found, strict=True):
             with precision:
-                logits, predicted_iou = _answer(sam, embedded, prompts)
+                logits, predicted_iou = predict_masks(sam, embedded, prompts, prompts.boxes is None)
             true_iou = _true_iou(logits.float().cpu(), truths[block], upsampler, width, sam.config.mask_threshold)
             scores.append(PromptScores(predicted_iou.float().cpu().numpy(), true_iou))
     num_outputs = sam.config.num_multimask_outputs
     return _join(found[0], num_outputs), _join(found[1], 1)
-
-
-def _answer(sam: Sam | Sam2, image: EmbeddedImage, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    multimask_output = prompts.boxes is None
-    if isinstance(sam, Sam2):
-        return sam.predict_masks(image, prompts, multimask_output)
-    return sam.predict_masks(image.embedding, prompts, multimask_output)
 
 
 def _points_and_boxes(truths: list[bytes], height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.generator.generate import resize
-from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.sam2.model import Sam2
+from models.sam2.segmenter import predict_masks
 
 _DOUBT = 0.5  # of the predicted IoU that the object's own box gave on its first frame, below which it is out of sight
 _MIN_SIDE = 2.0  # pixels of the model's input, of a box that is asked for
@@ -75,7 +75,8 @@ class Follower:
         pixels = torch.from_numpy(resize(self.frames[index], self.shape)).permute(2, 0, 1)
         (image,) = self.sam.embed(self.sam.preprocess(pixels[None]))
         ids = tuple(self._boxes)
-        logits, predicted = self._ask(image, Prompts(boxes=torch.stack([self._boxes[one] for one in ids])))
+        prompts = Prompts(boxes=torch.stack([self._boxes[one] for one in ids]))
+        logits, predicted = predict_masks(self.sam, image, prompts, multimask_output=False)
         # the padding below and to the right of the frame is no part of it
         size = self.sam.config.image_size
         height, width = (max(1, round(side * logits.shape[-1] / size)) for side in self.shape)
@@ -88,11 +89,6 @@ class Follower:
             if in_sight:
                 self._boxes[one] = _box_of(mask, size / logits.shape[-1])
         return FollowedMasks(index, ids, shown, torch.tensor(scores, device=shown.device))
-
-    def _ask(self, image: EmbeddedImage, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        if isinstance(self.sam, Sam2):
-            return self.sam.predict_masks(image, prompts, multimask_output=False)
-        return self.sam.predict_masks(image.embedding, prompts, multimask_output=False)
 
 
 def _box_of(mask: Tensor, scale: Tensor | float) -> Tensor:
