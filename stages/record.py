@@ -126,14 +126,14 @@ def as_lists(values: pa.Array, lengths: Sequence[int]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def conform(table: pa.Table) -> pa.Table:
-    """`table` with exactly the record's columns in their order: working columns fall away, absent ones are null."""
+def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """`table` with exactly a record's columns in their order: working columns fall away, absent ones are null."""
     columns = []
-    for field in SCHEMA:
+    for field in schema:
         if field.name in table.column_names:
             columns.append(table[field.name].cast(field.type))
         elif field.name == "tags":
             columns.append(pa.array([[]] * table.num_rows, field.type))
         else:
             columns.append(pa.nulls(table.num_rows, field.type))
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)

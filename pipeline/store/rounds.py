@@ -3,7 +3,7 @@
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,9 @@ class Round:
     Seen from one `shard`, the parts are that shard's own; `_run.json` belongs to all, and what each shard's runs did
     stands in a file of its own.
     """
+
+    schema = SCHEMA  # of the parts
+    repeating: ClassVar[list[str]] = ["status", "run_id"]  # columns whose values repeat
 
     def __init__(self, folder: Folder, number: int, shard: Shard | None = None) -> None:
         self.folder = folder
@@ -133,13 +136,13 @@ class Round:
                 return file.read(columns)
 
         table = self.folder.ask(read)
-        return table if columns is not None else conform(table)
+        return table if columns is not None else conform(table, self.schema)
 
     def write_part(self, part: int, rows: pa.Table) -> None:
         """Commit `rows` as one part, in place of what it held."""
-        assert rows.schema.equals(SCHEMA), "a part holds the record and nothing else"
+        assert rows.schema.equals(self.schema), "a part holds the record and nothing else"
         buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd", use_dictionary=["status", "run_id"])
+        pq.write_table(rows, buffer, compression="zstd", use_dictionary=self.repeating)
         self.folder.write(self._part(part), buffer.getvalue())
 
     def remove_part(self, part: int) -> None:

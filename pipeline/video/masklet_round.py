@@ -1,9 +1,8 @@
 """A round whose parts hold masklets: several rows a video, which stand together in one part."""
 
-import io
+from typing import ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.rounds import COMMITTED, Round
 from stages.masklets import MASKLETS
@@ -14,20 +13,8 @@ KIND = "masklets"
 class MaskletRound(Round):
     """As `Round`, of rows of `stages.masklets.MASKLETS`; a committed «image» is a video."""
 
-    def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
-        path, files = self.part_path(part), self.folder.fs
-
-        def read() -> pa.Table:
-            with pq.ParquetFile(path, filesystem=files) as file:
-                return file.read(columns)
-
-        return self.folder.ask(read)
-
-    def write_part(self, part: int, rows: pa.Table) -> None:
-        assert rows.schema.equals(MASKLETS), "a part holds the record and nothing else"
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd", use_dictionary=["status", "run_id", "video_id"])
-        self.folder.write(self._part(part), buffer.getvalue())
+    schema = MASKLETS
+    repeating: ClassVar[list[str]] = [*Round.repeating, "video_id"]
 
     def committed(self) -> pa.Table:
         tables = [COMMITTED.empty_table()]

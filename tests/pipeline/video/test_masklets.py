@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.masks.rle import areas, decode_masks, encode_masks
@@ -17,7 +19,7 @@ from pipeline.video.export import export_masklets
 from pipeline.video.masklet_round import KIND, MaskletRound
 from pipeline.video.masklets import Masklets, open_masklets
 from pipeline.video.report import draw_frame, write_video_report
-from stages.masklets import masklet_table
+from stages.masklets import MASKLETS, masklet_table
 
 HEIGHT, WIDTH, NUM_FRAMES = 64, 96, 4
 
@@ -62,6 +64,23 @@ def masklets(tmp_path: Path) -> Masklets:
     found = open_masklets(str(tmp_path / "out"))
     assert found is not None
     return found
+
+
+def test_a_part_of_an_earlier_version_is_read_as_one_of_this(masklets: Masklets) -> None:
+    target = MaskletRound(Folder(masklets.uri), 0)
+    rows = target.read_part(0)
+    fewer = [("generate", pa.string()), ("filter", pa.string())]
+    place = rows.schema.get_field_index("fingerprints")
+    marks = pa.array([{"generate": "g", "filter": "f"}] * rows.num_rows, pa.struct(fewer))
+    older = rows.set_column(place, "fingerprints", marks).drop_columns(["caption"])
+    pq.write_table(older, target.part_path(0))
+    again = target.read_part(0)
+    assert again.schema.equals(MASKLETS) and again.drop_columns(["fingerprints"]).equals(
+        rows.drop_columns(["fingerprints"])
+    )
+    marks = again["fingerprints"][0].as_py()
+    assert (marks["generate"], marks["filter"], marks["text"]) == ("g", "f", None)
+    target.write_part(0, again)
 
 
 def test_questions(masklets: Masklets) -> None:
