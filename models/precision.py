@@ -1,6 +1,8 @@
 """Reduced precision by name, and the choice of one where the hardware is made for it."""
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
@@ -24,9 +26,27 @@ def computes_in_bf16(device: torch.device) -> bool:
     return _has_matrix_tiles() or (supported is not None and supported())
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Products in this precision; in fp32 without TF32, convolutions included."""
     dtype = _TYPES[resolve_precision(precision, device)]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with _exact_convolutions(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        yield
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """By default cuDNN rounds the factors of an fp32 convolution to ten bits; those of matrices torch leaves alone."""
+    switch: tuple[Any, str, Any] = torch.backends.cudnn, "allow_tf32", False
+    if hasattr(torch.backends.cudnn, "conv"):  # from torch 2.9 on
+        switch = torch.backends.cudnn.conv, "fp32_precision", "ieee"
+    owner, name, exact = switch
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def _has_matrix_tiles() -> bool:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from models.evaluation.overlap import pairwise_iou
+from models.generator.blocks import prompts_per_block
 from models.generator.generate import resize
 from models.generator.upsample import Axis, Upsampler
 from models.masks.rle import bounding_boxes, compress_counts, counts_from_transitions, decode_patch
+from models.precision import Precision, computing_in
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.sam2.model import Sam2
@@ -51,7 +53,7 @@ def center_point(mask: np.ndarray) -> tuple[int, int]:
 
 @torch.inference_mode()
 def score_prompts(
-    sam: Sam | Sam2, image: np.ndarray, truths: list[bytes], prompts_per_batch: int, bf16: bool = False
+    sam: Sam | Sam2, image: np.ndarray, truths: list[bytes], prompts_per_batch: int, precision: Precision = "fp32"
 ) -> tuple[PromptScores, PromptScores]:
     """Answers to one point and to one box a labelled mask; one encoder pass, prompts in blocks.
 
@@ -59,7 +61,7 @@ def score_prompts(
     `center_point`s, M = the model's multimask outputs, since a point is ambiguous. Then those to the masks' boxes,
     M = 1: the single-mask output, slot 0, as a box is not ambiguous and the published predictor recommends
     `multimask_output=False` for it. Boxes reach from the first to the last pixel of the mask (x0, y0, xmax, ymax), as
-    in segment-anything's `batched_mask_to_box`. With `bf16` the model runs under autocast.
+    in segment-anything's `batched_mask_to_box`. The model's products are in `precision`.
     """
     height, width = image.shape[:2]
     pixels = torch.from_numpy(resize(image, sam.input_shape(height, width))).permute(2, 0, 1)  # (3, h, w)
@@ -75,15 +77,15 @@ def score_prompts(
     points, boxes = _points_and_boxes(truths, height, width)
     points, boxes = points.to(sam.device) * scale, (boxes.to(sam.device).view(-1, 2, 2) * scale).flatten(1)
     found: tuple[list[PromptScores], list[PromptScores]] = ([], [])
-    precision = torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=bf16)
-    with precision:
+    num_prompts = prompts_per_block(sam.config, sam.device, prompts_per_batch)
+    with computing_in(precision, sam.device):
         (embedded,) = sam.embed(sam.preprocess(pixels[None]))
-    for start in range(0, len(truths), prompts_per_batch):
-        block = slice(start, start + prompts_per_batch)
+    for start in range(0, len(truths), num_prompts):
+        block = slice(start, start + num_prompts)
         labels = torch.ones(len(points[block]), 1, dtype=torch.int64, device=sam.device)
         by_point = Prompts(points=points[block, None], labels=labels)
         for prompts, scores in zip((by_point, Prompts(boxes=boxes[block])), found, strict=True):
-            with precision:
+            with computing_in(precision, sam.device):
                 logits, predicted_iou = predict_masks(sam, embedded, prompts, prompts.boxes is None)
             true_iou = _true_iou(logits.float().cpu(), truths[block], upsampler, width, sam.config.mask_threshold)
             scores.append(PromptScores(predicted_iou.float().cpu().numpy(), true_iou))

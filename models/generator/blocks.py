@@ -15,5 +15,6 @@ def prompts_per_block(config: SamConfig | Sam2Config, device: torch.device, at_m
     fitting = CPU_ENTRIES // entries
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        fitting = free // 2 // (4 * COPIES * entries)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, to be used again
+        fitting = (free + kept) // 2 // (4 * COPIES * entries)
     return max(1, min(at_most, fitting))

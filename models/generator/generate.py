@@ -5,8 +5,9 @@ The procedure of segment-anything's `SamAutomaticMaskGenerator` up to its filter
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 
 import numpy as np
@@ -30,7 +31,7 @@ from models.masks.rle import (
     counts_from_transitions,
     join_transitions,
 )
-from models.precision import autocast
+from models.precision import computing_in
 from models.sam.mask_decoder import DecodedPrompts, EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
@@ -94,7 +95,7 @@ class MaskGenerator:
         self.points_per_batch = points_per_batch
         self.crops_per_batch = crops_per_batch
         self.text_token = text_token
-        self.full_blocks = False  # whether a block of too few prompts is filled up
+        self.full_blocks = False  # whether too few prompts or crops are filled up to as many as ever
 
     def compile(self) -> None:
         """Compiles the encoder and the decoder's transformer for the very shapes that they meet here; each shape's
@@ -114,7 +115,9 @@ class MaskGenerator:
 
     def _like(self, settings: GenerateSettings, points_per_batch: int, crops_per_batch: int) -> "MaskGenerator":
         thresholds = self.min_predicted_iou, self.min_stability
-        return MaskGenerator(self.sam, settings, *thresholds, points_per_batch, crops_per_batch, self.text_token)
+        like = MaskGenerator(self.sam, settings, *thresholds, points_per_batch, crops_per_batch, self.text_token)
+        like.full_blocks = self.full_blocks
+        return like
 
     @torch.inference_mode()
     def generate(
@@ -134,7 +137,9 @@ class MaskGenerator:
         while batch := list(islice(jobs, self.crops_per_batch)):
             with self._precision():
                 pixels = torch.cat([self.sam.preprocess(self._upload(job.pixels)[None]) for job in batch])
-                embeddings = self.sam.embed(pixels)
+                if self.full_blocks:
+                    pixels = torch.cat([pixels, pixels[-1:].expand(self.crops_per_batch - len(batch), -1, -1, -1)])
+                embeddings = self.sam.embed(pixels)[: len(batch)]
             for job, embedding in zip(batch, embeddings, strict=True):
                 index = job.image_index
                 questions = self._questions(job, prompts[index])
@@ -143,13 +148,18 @@ class MaskGenerator:
             torch.cuda.synchronize(self.sam.device)  # outlines are copied without waiting
         return [_assemble(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
 
+    @cached_property
+    def _num_prompts(self) -> int:
+        """Of a block; settled once, as a GPU's free memory is another after each."""
+        return prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch)
+
     def _upload(self, pixels: Tensor) -> Tensor:
         if self.sam.device.type == "cuda":
             return pixels.contiguous().pin_memory().to(self.sam.device, non_blocking=True)
         return pixels
 
-    def _precision(self) -> torch.autocast:
-        return autocast(self.settings.precision, self.sam.device)
+    def _precision(self) -> AbstractContextManager[None]:
+        return computing_in(self.settings.precision, self.sam.device)
 
     def _crop_jobs(self, images: Sequence[np.ndarray], prompts: Sequence[ImagePrompts | None]) -> Iterator[_CropJob]:
         settings = self.settings
@@ -186,7 +196,7 @@ class MaskGenerator:
         height, width = job.pixels.shape[1:]
         scale = np.array([width / (x1 - x0), height / (y1 - y0)])
         scanner = self._scanner(job, image_height)
-        num_prompts = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch)
+        num_prompts = self._num_prompts
         for asked in questions:
             for start in range(0, len(asked.where), num_prompts):
                 where = asked.where[start : start + num_prompts]
@@ -241,7 +251,7 @@ class MaskGenerator:
         """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input; or
         the text instead."""
         if self.full_blocks:
-            missing = prompts_per_block(self.sam.config, self.sam.device, self.points_per_batch) - len(where)
+            missing = self._num_prompts - len(where)
             where = np.concatenate([where, where[-1:].repeat(missing, axis=0)])
         coordinates = torch.as_tensor(where, dtype=torch.float32, device=self.sam.device)
         if by_text:

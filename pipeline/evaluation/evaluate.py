@@ -15,9 +15,9 @@ from models.evaluation.sizes import BySize, SizeMeans
 from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.masks.rle import areas
-from models.precision import resolve_precision
 from models.sam2.weights import load_segmenter
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
+from pipeline.devices import own_device
 from pipeline.progress import progress_bar
 from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import filter_found
@@ -101,12 +101,13 @@ def evaluate(
     thresholds = recipe.filter
     generator, sha256 = load_generator(recipe, thresholds.pred_iou_thresh, thresholds.stability_score_thresh)
     sam = generator.sam
-    bf16 = resolve_precision(recipe.generate.precision, sam.device) == "bf16"
     tally, num_empty = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
         for done, image in enumerate(labels, start=1):
             pixels = read_pixels(image, recipe.decode)
-            scores = score_prompts(sam, pixels, all_segments(image), generator.points_per_batch, bf16)
+            scores = score_prompts(
+                sam, pixels, all_segments(image), generator.points_per_batch, recipe.generate.precision
+            )
             kept = kept_masks(generator.generate([pixels])[0], thresholds)
             tally.add(image, *scores, kept)
             num_empty += image.num_empty
@@ -138,8 +139,8 @@ def load_generator(recipe: Recipe, min_predicted_iou: float, min_stability: floa
     resources = recipe.resources
     if isinstance(resources.num_cpus, int):
         torch.set_num_threads(resources.num_cpus)
-    device = "cuda" if torch.cuda.is_available() and resources.gpus_per_actor != 0 else "cpu"
-    default_points = 256 if device == "cuda" else 64
+    device = torch.device("cpu") if resources.gpus_per_actor == 0 else own_device()
+    default_points = 256 if device.type == "cuda" else 64
     points = default_points if resources.points_per_batch == "auto" else resources.points_per_batch
     crops = 1 if resources.crops_per_batch == "auto" else resources.crops_per_batch
     sam, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import precision
-from models.precision import autocast, resolve_precision
+from models.precision import computing_in, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -21,5 +21,13 @@ def test_auto_is_bf16_where_the_processor_has_matrix_tiles(
     ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_products_are_computed_in_it(name: precision.Precision, dtype: torch.dtype) -> None:
-    with autocast(name, CPU):
+    with computing_in(name, CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_convolutions_are_as_exact_as_products_of_matrices() -> None:
+    before = torch.backends.cudnn.conv.fp32_precision
+    with computing_in("fp32", CPU):
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.conv.fp32_precision == before

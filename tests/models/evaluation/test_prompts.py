@@ -125,6 +125,6 @@ def test_reduced_precision_scores_nearly_alike(sam: Sam) -> None:
     truths = np.zeros((2, 40, 50), np.uint8)
     truths[0, 5:20, 5:25] = truths[1, 22:38, 10:45] = 1
     exact, _ = score_prompts(sam, image, encode_masks(truths), 2)
-    rough, _ = score_prompts(sam, image, encode_masks(truths), 2, bf16=True)
+    rough, _ = score_prompts(sam, image, encode_masks(truths), 2, precision="bf16")
     assert rough.predicted_iou.shape == exact.predicted_iou.shape == (2, 3)
     np.testing.assert_allclose(rough.predicted_iou, exact.predicted_iou, atol=0.05)

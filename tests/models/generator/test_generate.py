@@ -209,16 +209,35 @@ def test_whole_image_operations_find_the_same(sam: Sam, monkeypatch: pytest.Monk
 
 
 def test_full_blocks_find_the_same(sam: Sam) -> None:
-    """A compiled decoder is given as many prompts every time."""
-    settings = GenerateSettings(points_per_side=3)
+    """A compiled model is given as many prompts and as many crops every time, after running out of memory too."""
+    settings = GenerateSettings(points_per_side=3, layers=(0, 1), crop_n_points_downscale_factor=3)
     expected = MaskGenerator(sam, settings, -1e9, 0.3).generate([picture(45, 70, 1)])
-    generator = MaskGenerator(sam, settings, -1e9, 0.3, points_per_batch=4)
+    generator = MaskGenerator(sam, settings, -1e9, 0.3, points_per_batch=4, crops_per_batch=3)
     generator.full_blocks = True
+    seen: list[list[int]] = [[], []]
+    parts = (sam.image_encoder, sam.mask_decoder.transformer)
+    hooks = [
+        part.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+        for part, sizes in zip(parts, seen, strict=True)
+    ]
+    assert_same(generator.generate([picture(45, 70, 1)])[0], expected[0])
+    assert seen == [[3, 3], [4] * 7]
+    assert_same(generator.smaller(2).generate([picture(45, 70, 1)])[0], expected[0])
+    assert seen[1][7:] == [2] * 9
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_block_has_as_many_prompts_to_the_end(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, where the memory that is free changes with every block."""
+    fitting = iter((4, 1))
+    monkeypatch.setattr("models.generator.generate.prompts_per_block", lambda *_: next(fitting))
+    generator = MaskGenerator(sam, GenerateSettings(points_per_side=3), -1e9, 0.3)
     blocks = []
     hook = sam.mask_decoder.transformer.register_forward_pre_hook(lambda _, inputs: blocks.append(len(inputs[0])))
-    assert_same(generator.generate([picture(45, 70, 1)])[0], expected[0])
+    generator.generate([picture(45, 70, 1), picture(30, 30, 2)])
     hook.remove()
-    assert blocks == [4, 4, 4]
+    assert blocks == [4, 4, 1] * 2
 
 
 @pytest.mark.slow
