@@ -13,6 +13,7 @@ from torch import Tensor
 from models.clip.model import Clip
 from models.clip.regions import Box, ViewSettings, normalise_views, patch_view, whole_view
 from models.masks.rle import decode_masks, decode_patches
+from models.precision import computes_in_bf16
 
 Features = NDArray[np.float32]
 
@@ -75,11 +76,22 @@ class MaskEncoder:
             found.append(self._features(batch))
         return np.concatenate(found)
 
-    @torch.inference_mode()
     def _features(self, views: Sequence[NDArray[np.uint8]]) -> Features:
+        """(N, D), at once, or half by half where the device has no memory for that."""
+        try:
+            return self._at_once(views)
+        except torch.OutOfMemoryError:
+            if len(views) == 1:
+                raise
+        half = len(views) // 2
+        return np.concatenate([self._features(views[:half]), self._features(views[half:])])
+
+    @torch.inference_mode()
+    def _at_once(self, views: Sequence[NDArray[np.uint8]]) -> Features:
         device = self.clip.device
-        images = normalise_views(views, self.clip.config).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        images = normalise_views(views, self.clip.config, device).contiguous(memory_format=torch.channels_last)
+        fast = device.type == "cuda" and computes_in_bf16(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             features = self.clip.encode_image(images)
         return _numpy(features)
 
@@ -95,13 +107,14 @@ class MaskEncoder:
         factor, patch = self.dense_size / max(height, width), self.clip.config.patch_size
         rows, columns = (max(patch, round(side * factor / patch) * patch) for side in (height, width))
         how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        image = normalise_views([cv2.resize(regions.image, (columns, rows), interpolation=how)], self.clip.config)
+        resized = cv2.resize(regions.image, (columns, rows), interpolation=how)
         masks = decode_masks([regions.rles[index] for index in np.flatnonzero(visible).tolist()], height, width)
         shares = np.stack(
             [cv2.resize(mask * np.float32(1), (columns, rows), interpolation=cv2.INTER_AREA) for mask in masks]
         )
         device = self.clip.device
-        pooled = self.clip.encode_regions(image.to(device), torch.from_numpy(shares)[None].to(device))
+        image = normalise_views([resized], self.clip.config, device)
+        pooled = self.clip.encode_regions(image, torch.from_numpy(shares)[None].to(device))
         features[visible] = _numpy(pooled[0])
         return features
 

@@ -14,6 +14,7 @@ from models.generator.settings import GenerateSettings
 from models.sam2.weights import load_segmenter
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
+from stages.lost_gpu import leave_if_gpu_is_lost
 from stages.record import as_lists, fixed_rows, mask_structs, set_columns
 
 # An actor may die for reasons of its own, so the second attempt is like the first; the third spends less memory, the
@@ -98,7 +99,7 @@ class GenerateMasks:
                     prompts = [_prompts(rows[index]) for index in images]
                     return dict(zip(images, self.generator.generate(list(images.values()), prompts), strict=True))
             except Exception:  # found out below, image by image
-                pass
+                leave_if_gpu_is_lost(self.generator.sam.device)
             finally:
                 self.attempts.done(ids)
         found: dict[int, Candidates] = {}
@@ -108,6 +109,7 @@ class GenerateMasks:
             try:
                 found[index], row["error"] = self._generate_one(image, _prompts(row), attempt)
             except Exception as error:  # any failure of one image is its row's: the reason is kept there
+                leave_if_gpu_is_lost(self.generator.sam.device)
                 row |= {"status": "failed", "error": f"generate: {describe(error)}"}
             self.attempts.done([row["image_id"]])
         return found
@@ -127,7 +129,8 @@ class GenerateMasks:
             try:
                 return generator.generate([image], [prompts])[0], note
             except torch.OutOfMemoryError:
-                return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image], [prompts])[0], note
+                pass  # as long as the error is there it holds on to what had been computed
+            return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image], [prompts])[0], note
 
     def _structs(self, image_id: str, found: Candidates | None) -> pa.StructArray:
         if found is None:

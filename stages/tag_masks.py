@@ -67,13 +67,14 @@ class TagMasks:
         try:
             return dict(zip(regions, self.tagger.encoder.encode(list(regions.values())), strict=True))
         except Exception:  # found out below, image by image
-            found = {}
-            for index, one in regions.items():
-                try:
-                    found[index] = self.tagger.encoder.encode([one])[0]
-                except Exception as error:  # the masks are good all the same: the reason is kept in the row
-                    errors[index] = f"tag: {describe(error)}"
-            return found
+            pass
+        found = {}
+        for index, one in regions.items():
+            try:
+                found[index] = self.tagger.encoder.encode([one])[0]
+            except Exception as error:  # the masks are good all the same: the reason is kept in the row
+                errors[index] = f"tag: {describe(error)}"
+        return found
 
 
 def kept_masks(batch: pa.Table, index: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
+from stages.lost_gpu import leave_if_gpu_is_lost
 from stages.masklets import masklet_table
 from stages.read_video import VideoFrames
 from stages.video_settings import TrackSettings, VideoSettings
@@ -74,6 +75,7 @@ class TrackVideos:
                 with time_limit(self.video_timeout):
                     rows = self._rows(video_id, source["uri"])
             except Exception as error:  # any failure of one video is its row's: the reason is kept there
+                leave_if_gpu_is_lost(self.sam.device)
                 stage = "decode" if isinstance(error, _DecodeError) else "track"
                 cause = error.__cause__ if isinstance(error, _DecodeError) else error
                 assert isinstance(cause, Exception)

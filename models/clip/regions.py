@@ -93,8 +93,10 @@ def whole_view(image: NDArray[np.uint8], config: ClipConfig) -> NDArray[np.uint8
     return view
 
 
-def normalise_views(views: Sequence[NDArray[np.uint8]], config: ClipConfig) -> Tensor:
-    """Views (S, S, 3) -> CLIP's input (N, 3, S, S), float32."""
-    pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255  # (N, 3, S, S)
-    mean, std = torch.tensor([config.pixel_mean, config.pixel_std]).view(2, 1, 3, 1, 1)
+def normalise_views(
+    views: Sequence[NDArray[np.uint8]], config: ClipConfig, device: torch.device | None = None
+) -> Tensor:
+    """Views (S, S, 3) -> CLIP's input (N, 3, S, S), float32, on `device`, the CPU by default."""
+    pixels = torch.from_numpy(np.stack(views)).to(device).permute(0, 3, 1, 2).float() / 255  # (N, 3, S, S)
+    mean, std = torch.tensor([config.pixel_mean, config.pixel_std], device=device).view(2, 1, 3, 1, 1)
     return (pixels - mean) / std

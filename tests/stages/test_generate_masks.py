@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,9 +112,12 @@ def test_out_of_memory_is_tried_again_smaller(
     stage = make_stage()
     expected = stage(batch(("a", picture(0))))["rles"].to_pylist()
     real = stage.generator.sam.mask_decoder.attend
+    held: list[weakref.ref] = []
 
     def hungry(*arguments: torch.Tensor) -> object:
+        assert all(one() is None for one in held), "what the attempt before had computed is still there"
         if len(arguments[2]) > 8:  # no memory for more than eight prompts at a time
+            held.append(weakref.ref(arguments[0]))
             raise torch.OutOfMemoryError("out of memory")
         return real(*arguments)
 
@@ -121,6 +125,7 @@ def test_out_of_memory_is_tried_again_smaller(
     out = stage(batch(("a", picture(0))))
     assert out["status"].to_pylist() == ["ok"]
     assert [len(one) for one in out["rles"].to_pylist()] == [len(one) for one in expected]
+    assert len(held) == 2, "the batch, then the image"
 
 
 def test_a_hang_ends_the_process() -> None:
@@ -141,6 +146,29 @@ def test_a_hang_ends_the_process() -> None:
         env=dict(os.environ),
     )
     assert ended.returncode == 1 and b"Timeout" in ended.stderr
+
+
+def test_a_process_that_has_lost_its_gpu_ends() -> None:
+    program = """
+        import torch
+        from stages.lost_gpu import leave_if_gpu_is_lost
+        leave_if_gpu_is_lost(torch.device("cpu"))
+        def answer_no_more(device):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        torch.cuda.synchronize = answer_no_more
+        print("there", flush=True)
+        leave_if_gpu_is_lost(torch.device("cuda"))
+        print("still there", flush=True)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=60,
+        check=False,
+        capture_output=True,
+        env=dict(os.environ),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"there\n", b"")
 
 
 def test_prompts_of_an_image_replace_the_grid(make_stage: Callable[..., GenerateMasks]) -> None:

@@ -90,6 +90,26 @@ def test_a_mask_without_a_pixel_and_a_broken_one(clip: str) -> None:
     assert rows[0]["error"] is None and rows[0]["embedding"] is not None
 
 
+def test_views_that_no_memory_holds_at_once_are_halved(clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = filtered_rows(*pictures(np.random.default_rng(3)))
+    tagger = stage(clip)
+    expected = conform(tagger(table)).to_pylist()
+    real, sizes = tagger.tagger.clip.encode_image, []
+
+    def hungry(images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.append(len(images))
+        return real(images)
+
+    monkeypatch.setattr(tagger.tagger.clip, "encode_image", hungry)
+    rows = conform(tagger(table)).to_pylist()
+    assert set(sizes) == {1, 2} and all(row["error"] is None for row in rows)
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
+        assert names(row["masks"]) == names(other["masks"])
+
+
 def test_a_failed_image_passes_through(clip: str) -> None:
     table = filtered_rows([np.zeros((8, 8, 3), np.uint8)], [np.zeros((0, 8, 8), np.uint8)])
     failed = table.set_column(table.column_names.index("status"), "status", pa.array(["failed"]))
