@@ -43,7 +43,12 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bo
     hosts = [node for node in nodes if (node.num_gpus >= gpus if gpus else node.num_cpus)]
     if not hosts:
         raise ValueError(f"resources.gpus_per_actor: {gpus:g} asked, no machine has that many; set 0 to run on the CPU")
-    room = sum(int(node.num_gpus / gpus) if gpus else node.num_cpus for node in hosts)
+    if gpus > available and tagging:
+        raise ValueError(
+            f"resources.gpus_per_actor: {gpus:g} leaves no room for the {TAG_GPUS + CAPTION_GPUS:g} of a GPU that tags "
+            f"and captions take; set {available:g} or less"
+        )
+    room = sum(_models_on(node.num_gpus, gpus, available) if gpus else node.num_cpus for node in hosts)
     # on a CPU one thread a model, many models: threads of one model wait for each other at every layer
     fitting = room if gpus else sum(min(node.num_cpus, node.memory_bytes // CPU_ACTOR_BYTES) for node in hosts)
     actors = max(1, fitting) if settings.sam_actors == "auto" else settings.sam_actors
@@ -62,7 +67,7 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bo
         crops_per_batch=(4 if gpus else 1) if settings.crops_per_batch == "auto" else settings.crops_per_batch,
         points_per_batch=(256 if gpus else 64) if settings.points_per_batch == "auto" else settings.points_per_batch,
         filter_tasks=actors if gpus else -(-actors // CPU_ACTORS_PER_FILTER),
-        tag_actors=_tag_actors(settings, actors, gpus),
+        tag_actors=_tag_actors(settings, actors, sum(node.num_gpus for node in hosts) if gpus else 0),
         tag_gpus=TAG_GPUS if gpus else 0.0,
         caption_gpus=CAPTION_GPUS if gpus else 0.0,
         tag_images=32 if gpus else 8,
@@ -71,8 +76,13 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bo
     )
 
 
-def _tag_actors(settings: ResourceSettings, sam_actors: int, gpus: float) -> int:
-    """A CLIP keeps up with several SAMs; on GPUs each of those has one beside it."""
+def _models_on(num_gpus: int, each: float, available: float) -> int:
+    """How many models that hold `each` of a GPU fit; a share is of a single GPU, of which so much is `available`."""
+    return num_gpus * int(available / each) if each <= available else int(num_gpus / each)
+
+
+def _tag_actors(settings: ResourceSettings, sam_actors: int, num_gpus: int) -> int:
+    """A CLIP keeps up with several SAMs; a GPU has one beside its SAMs."""
     if settings.tag_actors != "auto":
         return settings.tag_actors
-    return sam_actors if gpus else -(-sam_actors // CPU_ACTORS_PER_FILTER)
+    return min(sam_actors, num_gpus) if num_gpus else -(-sam_actors // CPU_ACTORS_PER_FILTER)

@@ -44,3 +44,14 @@ def test_more_than_there_is_is_refused() -> None:
         resolve_resources(settings(sam_actors=9), [Node(8, 8, GIB)])
     with pytest.raises(ValueError, match=r"sam_actors: 5 asked, there is room for 2"):
         resolve_resources(settings(sam_actors=5), [Node(2, 0, GIB)])
+
+
+def test_models_that_take_a_share_do_not_span_gpus_and_leave_room_for_tags() -> None:
+    found = resolve_resources(settings(), [Node(64, 8, 64 * GIB)], tagging=True)
+    assert found.sam_actors == found.tag_actors == 8  # and not 11, the share of .7 that 8 GPUs hold in sum
+    assert found.gpus_per_actor + found.tag_gpus + found.caption_gpus == pytest.approx(1)
+    shared = resolve_resources(settings(gpus_per_actor=0.35), [Node(64, 8, 64 * GIB)], tagging=True)
+    assert (shared.sam_actors, shared.tag_actors) == (16, 8)
+    assert resolve_resources(settings(gpus_per_actor=0.7), [Node(64, 8, 64 * GIB)]).sam_actors == 8
+    with pytest.raises(ValueError, match=r"gpus_per_actor: 1 leaves no room for the 0\.3 of a GPU .* set 0\.7 or less"):
+        resolve_resources(settings(gpus_per_actor=1), [Node(64, 8, 64 * GIB)], tagging=True)
