@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.sam.prompts import Prompts
 from models.sam2.memory_bank import FrameMemory, MemoryBank
 from models.sam2.model import NO_OBJECT_LOGIT, FrameFeatures, Sam2, Segmented
 from models.sam2.tracker import MAX_FED_BACK
 from models.training.clicks import error_points, noisy_boxes, random_points
-from models.training.interactive import every_mask
+from models.training.interactive import attention_of_few, every_mask
 from models.training.losses import LossWeights, Weight, best_of, mask_iou, mask_losses
 
 
@@ -110,8 +109,7 @@ class ClipPass:
         corrected = None
         if self.num_frames > 1 and drawn[1] < how.corrected_share:
             corrected = 1 + int(drawn[2] * (self.num_frames - 1))
-        # Tokens are few: the fused kernels' backward pass takes several times as long as plain products of so few rows.
-        with sdpa_kernel(SDPBackend.MATH):
+        with attention_of_few(self.model.device):
             self._begin(drawn[0])
             for index in range(1, self.num_frames):
                 self._track(index, index == corrected)

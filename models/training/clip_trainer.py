@@ -122,7 +122,8 @@ class ClipTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.clip.load_state_dict(state["clip"])
-        self.average = state["average"]
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps_done = state["num_steps_done"]
 

@@ -9,6 +9,7 @@ All images of a pass are decoded together: on a small model most of an image's o
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -97,8 +98,7 @@ def train_on_prompts(
     rounds = click_rounds(settings, generator)
     share = share / (settings.num_prompts * (1 + len(rounds)))
     tally: PromptTally | None = None
-    # Tokens are few: the fused kernels' backward pass takes several times as long as plain products of so few rows.
-    with sdpa_kernel(SDPBackend.MATH):
+    with attention_of_few(with_masks.device):
         for part, by_box in ((slice(num_boxes, None), False), (slice(num_boxes), True)):
             targets = torch.stack([masks[part] for masks in drawn.values()])  # (images, prompts, 4E, 4E)
             if targets.shape[1]:
@@ -109,6 +109,12 @@ def train_on_prompts(
                 one = group.run(rounds, weights, step, share, bf16)
                 tally = one if tally is None else tally + one
     return tally
+
+
+def attention_of_few(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU attention by plain products, as the fused kernels take several times as long backwards for few tokens.
+    On a GPU torch may choose: all pairs of a frame's cells and their memories would fill it."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 class PromptGroup:
@@ -170,7 +176,7 @@ class PromptGroup:
         )
         # The mask of the highest predicted IoU is fed back, as a user would pick it.
         picked = predicted_iou[:, int(single) :].argmax(dim=1) + int(single)
-        self.previous = logits.detach()[torch.arange(len(picked)), picked]
+        self.previous = logits.detach()[torch.arange(len(picked), device=picked.device), picked]
         for click in rounds:
             tally = tally + self._next(click, weights, step, share, bf16)
         return tally

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.clip.model import Clip
 from models.clip.regions import ViewSettings, normalise_views, region_view
@@ -23,7 +22,7 @@ from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.training.augment import Example
 from models.training.clicks import sample_masks
-from models.training.interactive import PromptGroup, PromptSettings, PromptTally, click_rounds
+from models.training.interactive import PromptGroup, PromptSettings, PromptTally, attention_of_few, click_rounds
 from models.training.losses import LossWeights
 
 
@@ -70,7 +69,7 @@ class TextPrompter:
         for rle, bbox, scale in zip(rles, bounding_boxes(rles, height).tolist(), scales, strict=True):
             x, y, w, h = bbox if bbox[2] else (width // 2, height // 2, 1, 1)
             views.append(region_view(pixels, rle, (x, y, w, h), scale, self.views, self.clip.config))
-        return self.clip.encode_image(normalise_views(views, self.clip.config).to(self.clip.device)).float()
+        return self.clip.encode_image(normalise_views(views, self.clip.config, self.clip.device)).float()
 
 
 def train_on_text_prompts(
@@ -110,5 +109,5 @@ def train_on_text_prompts(
         generator,
         tokens=lambda: prompter.projection(clip_embeddings),
     )
-    with sdpa_kernel(SDPBackend.MATH):
+    with attention_of_few(sam.device):
         return group.run(rounds, weights, step, share / (how.num_prompts * (1 + len(rounds))), bf16)

@@ -93,7 +93,7 @@ class Trainer:
         self.settings = settings
         self.bf16 = settings.bf16 and computes_in_bf16(sam.device)
         self.num_steps_done = 0
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # the head is drawn on the CPU
             torch.manual_seed(settings.seed)
             self.head = DenseHead(sam.config.prompt_embed_dim).to(sam.device).requires_grad_(not self.text_alone)
         self.optimizers = make_optimizers(self._named_parameters(), sam.config.encoder_depth, settings.optim)

@@ -14,6 +14,7 @@ from models.training.optim import learning_rate, set_learning_rate
 from models.weights import load_clip, load_clip_tokenizer, save_captioner
 from pipeline.clip_training.recipe import CaptionerTrainRecipe
 from pipeline.clip_training.views import CAPTION, SCENE, LabelledPicture, read_labelled_views
+from pipeline.devices import own_device
 from pipeline.errors import TrainingError
 from pipeline.progress import progress_bar
 from pipeline.training.files import WEIGHTS
@@ -33,7 +34,7 @@ def train_captioner(recipe: CaptionerTrainRecipe, quiet: bool = False) -> TrainS
     clip, clip_sha256 = load_clip(recipe.clip)
     tokenizer = load_clip_tokenizer(recipe.clip, clip.config)
     pictures = read_labelled_views(recipe.data, {CAPTION: "caption"})
-    encoder = MaskEncoder(clip, views_for(TagSettings(checkpoint=recipe.clip)), views_per_batch=128)
+    encoder = MaskEncoder(clip.to(own_device()), views_for(TagSettings(checkpoint=recipe.clip)), views_per_batch=128)
     features, texts = _examples(recipe, pictures, encoder, quiet)
     config = CaptionerConfig(
         embed_dim=clip.config.embed_dim,

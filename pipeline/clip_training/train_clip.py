@@ -17,6 +17,7 @@ from pipeline.clip_training.batches import ClipBatches
 from pipeline.clip_training.packed import pack_views
 from pipeline.clip_training.recipe import ClipTrainRecipe
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
+from pipeline.devices import own_device
 from pipeline.recipes.vocabularies import read_vocabulary
 from pipeline.training.files import WEIGHTS, claim, read_checkpoint_state, save_checkpoint
 from pipeline.training.steps import run_steps, sitting
@@ -35,13 +36,12 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
     folder = Path(recipe.output).expanduser()
     pictures = read_labelled_views(recipe.data, recipe.labels)
     vocabulary = read_vocabulary(recipe.vocabulary)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state = read_checkpoint_state(folder, device)
+    state = read_checkpoint_state(folder)
     # the images may have new texts since, but what is half trained keeps its tokens
     learned = None if state is None else state.pop("merges", None)
     clip, tokenizer, merges = _starting_clip(recipe, pictures, vocabulary, learned)
     claim(folder, recipe)
-    trainer = ClipTrainer(clip.to(device), recipe.training)
+    trainer = ClipTrainer(clip.to(own_device()), recipe.training)
     if state is not None:
         trainer.load_state_dict(state)
     seed = recipe.training.seed

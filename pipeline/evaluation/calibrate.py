@@ -12,6 +12,7 @@ from models.training.augment import AugmentSettings, Example
 from models.training.iou_head import IouFit, fit_iou_head
 from models.weights import load_sam, save_sam
 from pipeline.coco_labels import LabelledSet, read_labels, read_pixels
+from pipeline.devices import own_device
 from pipeline.evaluation.evaluate import all_segments
 from pipeline.progress import progress_bar
 from pipeline.training.data import ExampleSource
@@ -40,7 +41,7 @@ def calibrate(
     Raises ValueError for wrong labels, too few of them, or an unreadable checkpoint.
     """
     labels = read_labels(data, limit=limit)
-    sam, _ = load_sam(checkpoint, image_size)
+    sam = load_sam(checkpoint, image_size)[0].to(own_device())
     num_examples = len(labels) * min(MAX_VIEWS, -(-MIN_EXAMPLES // len(labels)))
     source = ExampleSource([LabelledImages(list(labels))], sam.config, VIEWS, seed=0, images_per_step=1)
     fit = fit_iou_head(sam, _examples(source, num_examples, quiet))

@@ -11,6 +11,7 @@ from models.masks.rle import areas
 from models.weight_files import read_metadata
 from models.weights import CAPTION_NOTE, load_captioner, save_captioner
 from pipeline.clip_training.views import read_labelled_views
+from pipeline.devices import own_device
 from pipeline.evaluation.tags import VIEWS_PER_BATCH, embed_labelled
 from stages.caption_masks import CaptionMasks, Subject
 from stages.caption_rules import tags_by_group
@@ -57,8 +58,8 @@ def caption_labelled(
 ) -> LabelledCaptions:
     """Captions of labelled masks of at least `min_area` pixels, of the first `limit` pictures, held against the labels
     of `groups`."""
-    tagger = Tagger(tag, vocabulary, "cpu", VIEWS_PER_BATCH)
-    writer = CaptionMasks(settings, tag, vocabulary, "cpu", torch.get_num_threads(), keep_features=False)
+    tagger = Tagger(tag, vocabulary, str(own_device()), VIEWS_PER_BATCH)
+    writer = CaptionMasks(settings, tag, vocabulary, str(own_device()), torch.get_num_threads(), keep_features=False)
     scores: list[float] = []
     named: list[list[bool]] = []
     for picture, whole, own in embed_labelled(tagger, read_labelled_views(data, labels)[:limit], quiet):

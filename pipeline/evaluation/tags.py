@@ -12,6 +12,7 @@ from models.masks.rle import areas
 from models.weight_files import read_metadata
 from models.weights import TAGS_NOTE, load_clip, save_clip
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
+from pipeline.devices import own_device
 from pipeline.progress import progress_bar
 from stages.embed_masks import Features, Regions
 from stages.tag_rules import Thresholds
@@ -109,7 +110,7 @@ def measure_tags(
     settings: TagSettings, vocabulary: Vocabulary, data: Sequence[str], labels: dict[str, str], quiet: bool = False
 ) -> dict[str, GroupMeasure]:
     """How well the groups of the vocabulary are told on labelled masks; `labels` as in `read_labelled_views`."""
-    tagger = Tagger(settings, vocabulary, "cpu", VIEWS_PER_BATCH)
+    tagger = Tagger(settings, vocabulary, str(own_device()), VIEWS_PER_BATCH)
     embedded = embed_labelled(tagger, read_labelled_views(data, labels), quiet)
     named = name_labelled(tagger, embedded)
     found = {}
@@ -143,7 +144,7 @@ def calibrate_tags(
 
     Raises ValueError for wrong labels, words or an unreadable checkpoint.
     """
-    tagger = Tagger(settings, vocabulary, "cpu", VIEWS_PER_BATCH)
+    tagger = Tagger(settings, vocabulary, str(own_device()), VIEWS_PER_BATCH)
     named = name_labelled(tagger, embed_labelled(tagger, read_labelled_views(data, labels), quiet))
     groups: dict[str, float] = {}
     words: dict[str, dict[str, float]] = {}

@@ -20,6 +20,7 @@ from models.training.oracle import ClickedMask, OracleSettings, click_masks
 from models.weights import load_sam
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.dataset import open_dataset
+from pipeline.devices import own_device
 from pipeline.evaluation.evaluate import all_segments
 from pipeline.loop.refresh import newest_published
 from pipeline.progress import progress_bar
@@ -74,12 +75,12 @@ def assist(
     if oracle is not None and checkpoint is None:
         raise ValueError("--checkpoint: missing; the oracle clicks with a model")
     by_name = _by_name(labels)
-    sam = load_sam(checkpoint)[0] if oracle is not None and checkpoint is not None else None
+    sam = load_sam(checkpoint)[0].to(own_device()) if oracle is not None and checkpoint is not None else None
     target = next_round(folder)
     stage = "assisted" if confident is None else "semi_automatic"
     summary = AssistSummary(dataset, stage, target.number)
     source = open_dataset(dataset, candidates=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(own_device()).manual_seed(0)
     withhold(folder, target.number)
     with hold_lease(target, "assist"), progress_bar("assisting", len(by_name), "images", quiet) as update:
         target.write_record({"round": target.number, "imported": "human", "fingerprints": {}, "runs": []})

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models.weights import CheckpointError
 from pipeline.coco_labels import ANNOTATIONS
 from pipeline.evaluation.evaluate import Evaluation, evaluate
@@ -51,6 +53,7 @@ def measure(recipe: Recipe, sha256: str, gate: GateSettings, known: dict[str, An
         found = evaluate(recipe, gate.data, gate.images, gate.limit, quiet)
     except CheckpointError as error:
         raise ValueError(f"gate: the weights to compare with cannot be read ({error}); put them back") from None
+    torch.cuda.empty_cache()  # what torch keeps of this process's GPU would be missing to the workers
     if found.weights_sha256 != sha256:
         raise ValueError(
             f"gate: {recipe.model.checkpoint} is no longer the file that made the round before; put that back"

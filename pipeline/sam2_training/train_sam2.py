@@ -16,6 +16,7 @@ from models.sam2.weights import load_sam2, save_sam2
 from models.training.sam2_trainer import Sam2Trainer
 from models.training.start import match_memories, take_over
 from models.weights import load_sam
+from pipeline.devices import own_device
 from pipeline.sam2_training.batches import Sam2Batches
 from pipeline.sam2_training.clips import LabelledClips
 from pipeline.sam2_training.recipe import Sam2TrainRecipe
@@ -38,11 +39,11 @@ def train_sam2(recipe: Sam2TrainRecipe, quiet: bool = False) -> TrainSummary:
     images = open_training_images(recipe.pictures)
     clips = LabelledClips(recipe.clips) if recipe.clips else None
     seen = [data_fingerprint(images), "" if clips is None else clips.fingerprint]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     model, teacher = _beginning(recipe)
     claim(folder, recipe, hashlib.sha256("".join(seen).encode()).hexdigest())
     trainer = Sam2Trainer(model.to(device), recipe.training, None if teacher is None else teacher.to(device))
-    state = read_checkpoint_state(folder, device)
+    state = read_checkpoint_state(folder)
     if state is not None:
         trainer.load_state_dict(state)
     repeats = [source.repeat for source in recipe.pictures]

@@ -37,10 +37,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     _replace(folder / CHECKPOINT, lambda path: torch.save(state, path))
 
 
-def read_checkpoint_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state of the last checkpoint, or None if there is none yet."""
+def read_checkpoint_state(folder: Path) -> dict[str, Any] | None:
+    """The state of the last checkpoint, on the CPU, or None if there is none yet."""
     path = folder / CHECKPOINT
-    return torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
 def claim(folder: Path, recipe: Identified, training_data: str | None = None) -> None:

@@ -61,7 +61,7 @@ def train_on(recipe: TrainRecipe, device: torch.device, rank: int = 0, num_worke
     sam = starting_model(recipe).to(device)
     text = starting_text(recipe, sam)
     trainer = Trainer(sam, recipe.training, None if text is None else text.to(device))
-    state = read_checkpoint_state(folder, device)
+    state = read_checkpoint_state(folder)
     if state is not None:
         trainer.load_state_dict(state)
     source = ExampleSource(
