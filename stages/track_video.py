@@ -107,10 +107,11 @@ class TrackVideos:
         return [about | row for row in rows or [{}]]
 
     def _tracker(self, frames: "_Readable", height: int, width: int) -> Tracker:
+        precision = self.generator.settings.precision
         if self.memory is None:
             assert isinstance(self.sam, Sam), "a SAM 2 has a memory"
-            return Follower(self.sam, frames, height, width)
-        return VideoTracker(self.memory, SqueezedFrames(frames, self.memory), height, width)
+            return Follower(self.sam, frames, height, width, precision)
+        return VideoTracker(self.memory, SqueezedFrames(frames, self.memory), height, width, precision)
 
     def _find(self, image: np.ndarray) -> list[FoundMask]:
         """The masks of a key frame that the filters keep."""

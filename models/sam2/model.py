@@ -154,8 +154,8 @@ class Sam2(nn.Module):
         `num_pointers` is the number of a frame's pointers at most, which their positions are relative to.
         """
         steps_back, distances = recalls[0].structure
-        memory = torch.stack([torch.cat([features for _, features in recall.frames]) for recall in recalls])
-        memory = memory.to(self.dtype)  # (B, T*N, M)
+        kept = [torch.cat([features.to(self.dtype) for _, features in recall.frames]) for recall in recalls]
+        memory = torch.stack(kept)  # (B, T*N, M)
         table = self.maskmem_tpos_enc[
             [steps - 1 for steps in steps_back], 0
         ]  # (T, 1, M), the last for a prompted frame
@@ -237,7 +237,8 @@ class Sam2(nn.Module):
         outer = (logits > -STABILITY_DELTA).sum((1, 2))
         unstable = everyone[(outer > 0) & (inner / outer < MIN_STABILITY)]
         best_iou, best = decoded.predicted_iou[unstable, 1:].max(1)
-        logits = logits.index_copy(0, unstable, self.masks(decoded, unstable, best + 1))
+        others = self.masks(decoded, unstable, best + 1).to(logits.dtype)  # no mask at all has no autocast type
+        logits = logits.index_copy(0, unstable, others)
         return logits, predicted_iou.index_copy(0, unstable, best_iou)
 
     def pointer(self, token: Tensor, appears: Tensor) -> Tensor:

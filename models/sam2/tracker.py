@@ -6,6 +6,7 @@ holes; objects whose memories have the same structure go through the network as 
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.precision import Precision, computing_in
 from models.sam.prompts import Prompts
 from models.sam2.memory_bank import FrameMemory, MemoryBank
 from models.sam2.model import FrameFeatures, Sam2, Segmented
@@ -54,14 +56,15 @@ class _Track:
 
 
 class VideoTracker:
-    """`height` and `width` are the clip's, in whose pixels prompts are given. Holds a few frames' features and each
-    object's bounded memory, never the clip."""
+    """`height` and `width` are the clip's, in whose pixels prompts are given; the model's products are in `precision`.
+    Holds a few frames' features and each object's bounded memory, never the clip."""
 
-    def __init__(self, model: Sam2, frames: Frames, height: int, width: int) -> None:
+    def __init__(self, model: Sam2, frames: Frames, height: int, width: int, precision: Precision = "fp32") -> None:
         self.model = model
         self.frames = frames
         self.height = height
         self.width = width
+        self.precision = precision
         self._tracks: dict[int, _Track] = {}
         self._features: OrderedDict[int, FrameFeatures] = OrderedDict()
 
@@ -97,13 +100,14 @@ class VideoTracker:
             boxes=None if box is None else self._to_input(torch.as_tensor(box).view(1, 2, 2)).flatten(1),
             masks=None if fed_back is None else fed_back[None, None].clamp(-MAX_FED_BACK, MAX_FED_BACK),
         )
-        frame = self._frame(frame_index)
-        if frame_index in track.reverse:
-            recall = track.bank.recall(frame_index, track.reverse[frame_index])
-            image = self.model.with_memory(frame, [recall], self._num_pointers)
-        else:
-            image = self.model.without_memory(frame)
-        return self._prompted(frame_index, object_id, track, self.model.segment(image, frame.skips, prompts))
+        with self._computing():
+            frame = self._frame(frame_index)
+            if frame_index in track.reverse:
+                recall = track.bank.recall(frame_index, track.reverse[frame_index])
+                image = self.model.with_memory(frame, [recall], self._num_pointers)
+            else:
+                image = self.model.without_memory(frame)
+            return self._prompted(frame_index, object_id, track, self.model.segment(image, frame.skips, prompts))
 
     @torch.inference_mode()
     def add_mask(self, frame_index: int, object_id: int, mask: Tensor) -> FrameMasks:
@@ -115,8 +119,10 @@ class VideoTracker:
         masks = mask[None, None].to(self.model.device, torch.float32)
         if masks.shape[2:] != size:
             masks = F.interpolate(masks, size, mode="bilinear", align_corners=False, antialias=True)
-        segmented = self.model.segment_as(self._frame(frame_index), (masks >= 0.5).float())
-        return self._prompted(frame_index, object_id, self._tracks.get(object_id) or self._new_track(), segmented)
+        track = self._tracks.get(object_id) or self._new_track()
+        with self._computing():
+            segmented = self.model.segment_as(self._frame(frame_index), (masks >= 0.5).float())
+            return self._prompted(frame_index, object_id, track, segmented)
 
     def remove_object(self, object_id: int) -> None:
         """Forgets an object. Raises ValueError if there is none of this id."""
@@ -140,7 +146,9 @@ class VideoTracker:
         self._check(start)
         order = range(start, -1, -1) if reverse else range(start, len(self.frames))
         for frame_index in order[:max_frames]:
-            yield self._track(frame_index, reverse)
+            with self._computing():
+                masks = self._track(frame_index, reverse)
+            yield masks
 
     def _track(self, frame_index: int, reverse: bool) -> FrameMasks:
         groups: dict[object, list[_Track]] = {}
@@ -189,6 +197,9 @@ class VideoTracker:
                 self._features.popitem(last=False)
         self._features.move_to_end(frame_index)
         return self._features[frame_index]
+
+    def _computing(self) -> AbstractContextManager[None]:
+        return computing_in(self.precision, self.model.device)
 
     @property
     def _num_pointers(self) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.generator.generate import resize
+from models.precision import Precision, computing_in
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.sam2.model import Sam2
@@ -47,11 +48,12 @@ class FollowedMasks:
 
 
 class Follower:
-    """Follows masks forward through `frames`, all of one size."""
+    """Follows masks forward through `frames`, all of one size, by the model's products in `precision`."""
 
-    def __init__(self, sam: Sam | Sam2, frames: Frames, height: int, width: int) -> None:
+    def __init__(self, sam: Sam | Sam2, frames: Frames, height: int, width: int, precision: Precision = "fp32") -> None:
         self.sam = sam
         self.frames = frames
+        self.precision = precision
         self.shape = sam.input_shape(height, width)
         self.scale = torch.tensor([self.shape[1] / width, self.shape[0] / height] * 2)  # of a box
         self._boxes: dict[int, Tensor] = {}
@@ -73,10 +75,11 @@ class Follower:
 
     def _step(self, index: int) -> FollowedMasks:
         pixels = torch.from_numpy(resize(self.frames[index], self.shape)).permute(2, 0, 1)
-        (image,) = self.sam.embed(self.sam.preprocess(pixels[None]))
         ids = tuple(self._boxes)
         prompts = Prompts(boxes=torch.stack([self._boxes[one] for one in ids]))
-        logits, predicted = predict_masks(self.sam, image, prompts, multimask_output=False)
+        with computing_in(self.precision, self.sam.device):
+            (image,) = self.sam.embed(self.sam.preprocess(pixels[None]))
+            logits, predicted = predict_masks(self.sam, image, prompts, multimask_output=False)
         # the padding below and to the right of the frame is no part of it
         size = self.sam.config.image_size
         height, width = (max(1, round(side * logits.shape[-1] / size)) for side in self.shape)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -9,10 +10,13 @@ from models.precision import Precision, resolve_precision
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import resolve_resources
+from pipeline.video.recipe import VideoRecipe
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, VideoRecipe)
 
 
 @contextmanager
-def settled(recipe: Recipe) -> Iterator[Recipe]:
+def settled(recipe: AnyRecipe) -> Iterator[AnyRecipe]:
     """The recipe with `generate.precision: auto` replaced by what the hardware of a worker is made for; Ray, which
     finds that worker, stays connected meanwhile. Other recipes come back as they are, and no Ray is started for them.
 

@@ -24,6 +24,7 @@ from pipeline.runs.left_alone import without_dropped
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources, resolve_resources
 from pipeline.runs.run import interruptible
+from pipeline.runs.settle import settled
 from pipeline.sources.videos import list_videos
 from pipeline.store.lease import Lease
 from pipeline.store.rounds import publish
@@ -59,6 +60,11 @@ def run_video(
     Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph fails;
     what was committed by then stays, and the same call goes on from there.
     """
+    with settled(recipe) as recipe:
+        return _run_video(recipe, retry_failed, new_round, quiet)
+
+
+def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: bool) -> VideoRunSummary:
     started = time.time()
     listing = list_videos(recipe.input, recipe.include, recipe.exclude)
     _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)

@@ -26,6 +26,18 @@ def test_objects_tracked_together_are_as_tracked_alone(sam2: Sam2, clip: Tensor)
         assert masks.to_masks(48, 96).shape == (3, 48, 96)
 
 
+def test_half_precision_roughly_agrees(sam2: Sam2, clip: Tensor) -> None:
+    exact, rough = VideoTracker(sam2, clip, 48, 96), VideoTracker(sam2, clip, 48, 96, "fp16")
+    for tracker in (exact, rough):
+        tracker.add_mask(0, 1, square(10, 50))
+        tracker.add_points(0, 2, POINT, LABEL)
+    for one, other in zip(exact.propagate(), rough.propagate(), strict=True):
+        assert other.logits.dtype == torch.float32
+        difference = (one.logits - other.logits).abs()
+        assert difference.mean() < 0.02 * one.logits.std()
+        assert one.frame_index == 0 or difference.max() > 0, "fp16 was not used"
+
+
 def test_a_mask_is_its_own_answer(sam2: Sam2, clip: Tensor) -> None:
     mask = square(10, 50)
     got = VideoTracker(sam2, clip, 48, 96).add_mask(0, 7, mask).to_masks(48, 96)[0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.evaluation.video import region_similarity
+from models.precision import Precision
 from models.sam.model import Sam
 from models.tracking.follower import FollowedMasks, Follower
 from models.weights import load_sam
@@ -37,6 +38,17 @@ def test_a_disc_is_followed(sam: Sam) -> None:
         assert mask.shape == (1, 96, 160) and mask.dtype == torch.bool
         assert region_similarity(mask[0].numpy(), disc(x)) > 0.8
         assert one.object_scores.tolist() == [1.0]
+
+
+def test_half_precision_roughly_agrees(sam: Sam) -> None:
+    def scores(precision: Precision) -> list[float]:
+        follower = Follower(sam, [frame(40), frame(46)], 96, 160, precision)
+        follower.add_mask(0, 7, torch.from_numpy(disc(40)))
+        return [float(one.logits.max()) for one in follower.propagate()]
+
+    exact, rough = scores("fp32"), scores("fp16")
+    assert exact != rough
+    np.testing.assert_allclose(exact, rough, rtol=0.01)
 
 
 def test_what_is_out_of_sight_has_no_mask() -> None:
