@@ -61,7 +61,8 @@ def train_clip(recipe: ClipTrainRecipe, quiet: bool = False) -> TrainSummary:
         sitting(trainer.num_steps_done, num_steps, recipe.stop_after),
         num_steps,
         recipe.checkpoint_every,
-        lambda step: {"step": step, **trainer.step(batches(step))},
+        batches,
+        lambda step, batch: {"step": step, **trainer.step(batch)},
         save,
         quiet,
     )

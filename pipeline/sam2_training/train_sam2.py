@@ -61,7 +61,8 @@ def train_sam2(recipe: Sam2TrainRecipe, quiet: bool = False) -> TrainSummary:
         sitting(first, num_steps, recipe.stop_after),
         num_steps,
         recipe.checkpoint_every,
-        lambda step: asdict(trainer.step(*batches(step))),
+        batches,
+        lambda _, batch: asdict(trainer.step(*batch)),
         save,
         quiet,
     )

@@ -2,9 +2,10 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from models.sam.config import SamConfig
 from models.sam2.config import Sam2Config
 from models.training.augment import AugmentSettings, Example, make_example, make_square_example
 from pipeline.training.sources import TrainingImages
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,12 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(num_images)
 
 
-def prefetch(
-    source: Callable[[int], list[Example]], steps: range, depth: int = 2
-) -> Iterator[tuple[int, list[Example]]]:
-    """Makes the examples of `steps` in a thread, `depth` steps ahead; its exceptions are raised here."""
-    ready: queue.Queue[tuple[int, list[Example]] | Exception] = queue.Queue(depth)
+def prefetch(source: Callable[[int], Batch], steps: range, depth: int = 2) -> Generator[tuple[int, Batch], None, None]:
+    """Makes the data of `steps` in a thread, `depth` steps ahead; its exceptions are raised here."""
+    ready: queue.Queue[tuple[int, Batch] | Exception] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(item: tuple[int, list[Example]] | Exception) -> None:
+    def put(item: tuple[int, Batch] | Exception) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.2)
