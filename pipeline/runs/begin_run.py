@@ -94,7 +94,7 @@ def begin_run(
     """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
     that a killed run is known by its fingerprint.
 
-    Raises ValueError where the output cannot be written or another run is writing it.
+    Raises ValueError where the output cannot be written, and RunError while another run is writing it.
     """
     with ExitStack() as stack:
         try:

@@ -21,7 +21,7 @@ class Compaction:
 def compact(dataset: str, images_per_part: int, quiet: bool = False) -> Compaction:
     """Merge neighbouring parts of every round while they hold at most `images_per_part` images together.
 
-    Raises ValueError if there is no dataset, or if a run is writing it.
+    Raises ValueError if there is no dataset, and RunError if a run is writing it.
     """
     folder = Folder(dataset)
     numbers = round_numbers(folder)

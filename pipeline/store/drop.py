@@ -34,7 +34,7 @@ def drop_images(dataset: str, images: list[str], quiet: bool = False) -> DropSum
     brings them back. The report, which may show them, is removed too.
 
     The list is written first, and each part replaced as a whole: after a kill, the same call goes on. Raises
-    ValueError if there is no dataset, if an image is in none of its rounds, or if a run is writing one of them.
+    ValueError if there is no dataset or an image is in none of its rounds, and RunError if a run is writing one.
     """
     folder = Folder(dataset)
     numbers = round_numbers(folder)

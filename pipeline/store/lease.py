@@ -12,11 +12,12 @@ from typing import Any
 
 import psutil
 
-from pipeline.errors import StoreError
+from pipeline.errors import RunError, StoreError
 from pipeline.store.rounds import Round
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 300.0
+BOOT_TIME_SLACK = 5.0  # by which the system's own account of when processes began may move
 
 
 @contextmanager
@@ -24,8 +25,8 @@ def hold_lease(target: Round, run_id: str) -> Iterator["Lease"]:
     """Hold the round for one run; a heartbeat shows that it lives and how far it is.
 
     Where the store can create a file only if it is absent, two runs cannot both pass; elsewhere it is best effort.
-    A lease whose process is gone (same machine) or that was silent for STALE_SECONDS is taken over. Raises ValueError
-    when another run is alive.
+    A lease whose process is gone (same machine) or that was silent for STALE_SECONDS is taken over. Raises RunError
+    when another run is alive, or may be: what is right later is no mistake in the command.
     """
     lease = Lease(target, run_id)
     lease.acquire()
@@ -61,9 +62,18 @@ def _read(target: Round, name: str) -> dict[str, Any] | None:
 
 def is_live(lease: dict[str, Any]) -> bool:
     """Whether the run that holds it still works."""
-    if lease["host"] == socket.gethostname() and not psutil.pid_exists(lease["pid"]):
+    if lease["host"] == socket.gethostname() and not _runs(lease["pid"], lease.get("began")):
         return False
     return time.time() - lease["heartbeat"] < STALE_SECONDS
+
+
+def _runs(pid: int, began: float | None) -> bool:
+    """Whether the process is there, and the same: a container that starts again gives its numbers anew."""
+    try:
+        created = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return began is None or abs(created - began) < BOOT_TIME_SLACK
 
 
 class Lease:
@@ -86,17 +96,17 @@ class Lease:
         for rival in _rivals(self.target):
             try:
                 self._refuse_if_live(_read(self.target, rival))
-            except ValueError:
+            except RunError:
                 self.release()
                 raise
 
     def _refuse_if_live(self, held: dict[str, Any] | None) -> None:
         if held is not None and is_live(held):
             silent = time.time() - held["heartbeat"]
-            raise ValueError(
+            raise RunError(
                 f"output: run {held['run_id']} (process {held['pid']} on {held['host']}, last sign of life "
                 f"{silent:.0f} s ago) is writing {self.target.folder.uri}/{self.target.name}; "
-                "wait for it or choose another output"
+                f"wait for it, or until it has been silent for {STALE_SECONDS:.0f} s, or choose another output"
             )
 
     def beat_until_released(self) -> None:
@@ -116,6 +126,7 @@ class Lease:
             "run_id": self.run_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "began": psutil.Process().create_time(),
             "heartbeat": time.time(),
             "progress": self.progress,
         }

@@ -3,6 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.errors import RunError
 from pipeline.store.compact import compact, merge_parts
 from pipeline.store.lease import hold_lease
 from pipeline.store.rounds import Round
@@ -71,7 +72,7 @@ def test_a_kill_at_any_step_neither_doubles_nor_drops(
 
 
 def test_a_round_that_is_being_written_is_left_alone(target: Round, tmp_path: Path) -> None:
-    with hold_lease(target, "run"), pytest.raises(ValueError, match=r"run run .* is writing"):
+    with hold_lease(target, "run"), pytest.raises(RunError, match=r"run run .* is writing"):
         compact(str(tmp_path), 5, quiet=True)
     with pytest.raises(ValueError, match="holds no rounds"):
         compact(str(tmp_path / "nothing"), 5, quiet=True)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.dataset import open_dataset
+from pipeline.errors import RunError
 from pipeline.export.write import export
 from pipeline.imports.write import import_labels
 from pipeline.queries.query import query
@@ -56,7 +57,7 @@ def test_a_wrong_name_and_a_live_run_change_nothing(
     uri = make_dataset(tmp_path, {"a.png": shapes[1:3], "b.png": shapes[1:3]})
     with pytest.raises(ValueError, match=r"--image: 'x.png' is in no round of .*nothing was dropped"):
         drop_images(uri, ["a.png", "x.png"], quiet=True)
-    with hold_lease(Round(Folder(uri), 0), "other"), pytest.raises(ValueError, match="other"):
+    with hold_lease(Round(Folder(uri), 0), "other"), pytest.raises(RunError, match="other"):
         drop_images(uri, ["a.png"], quiet=True)
     with pytest.raises(ValueError, match="holds no rounds"):
         drop_images(str(tmp_path / "none"), ["a.png"], quiet=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipeline.store.lease
+from pipeline.errors import RunError
 from pipeline.store.lease import hold_lease, is_live, read_lease
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
@@ -27,7 +28,7 @@ def leave(target: Round, **changes: object) -> None:
 def test_a_second_live_run_is_refused_and_the_lease_goes_with_the_run(target: Round) -> None:
     with hold_lease(target, "first") as lease:
         lease.progress = {"images": 3}
-        with pytest.raises(ValueError, match=r"run first \(process \d+ on .*\) is writing .*round=000; wait for it"), \
+        with pytest.raises(RunError, match=r"run first \(process \d+ on .*\) is writing .*round=000; wait for it"), \
                 hold_lease(target, "second"):  # fmt: skip
             pass
         held = read_lease(target)
@@ -44,6 +45,9 @@ def test_a_crashed_run_does_not_lock_its_round_for_ever(target: Round) -> None:
     with hold_lease(target, "next"):
         held = read_lease(target)
         assert held is not None and held["run_id"] == "next"
+    leave(target, began=time.time() - 60)  # another process of this one's number
+    with hold_lease(target, "next"):
+        pass
     leave(target, host="elsewhere", heartbeat=time.time() - pipeline.store.lease.STALE_SECONDS - 1)
     with hold_lease(target, "next"):
         pass
@@ -73,6 +77,6 @@ def test_a_lease_taken_over_is_left_to_its_new_holder(target: Round) -> None:
 
 def test_stores_other_than_the_disk_hold_leases_too() -> None:
     target = Round(Folder("memory://leases/dataset"), 0)
-    with hold_lease(target, "first"), pytest.raises(ValueError, match="run first"), hold_lease(target, "second"):
+    with hold_lease(target, "first"), pytest.raises(RunError, match="run first"), hold_lease(target, "second"):
         pass
     assert read_lease(target) is None

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.errors import RunError
 from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import validate_recipe
 from pipeline.recipes.recipe import Recipe
@@ -85,7 +86,7 @@ def test_leases_of_shards_and_of_the_round(tmp_path: Path) -> None:
     whole, first, second = Round(folder, 0), Round(folder, 0, Shard(1, 2)), Round(folder, 0, Shard(2, 2))
     with hold_lease(first, "one"), hold_lease(second, "two"):
         for target in (whole, first):
-            with pytest.raises(ValueError, match=r"run one .* is writing"), hold_lease(target, "three"):
+            with pytest.raises(RunError, match=r"run one .* is writing"), hold_lease(target, "three"):
                 pass
         assert folder.names("round=000", "_lease", ".json") == [
             "round=000/_lease-1-of-2.json",
@@ -93,7 +94,7 @@ def test_leases_of_shards_and_of_the_round(tmp_path: Path) -> None:
         ]
     with hold_lease(whole, "all"):
         for target in (first, second):
-            with pytest.raises(ValueError, match=r"run all .* is writing"), hold_lease(target, "three"):
+            with pytest.raises(RunError, match=r"run all .* is writing"), hold_lease(target, "three"):
                 pass
     assert folder.names("round=000", "_lease", ".json") == []
 
