@@ -4,6 +4,7 @@ The only module of `models` that touches the disk or the network; `models.weight
 """
 
 import difflib
+import fcntl
 import gzip
 import hashlib
 import http.client
@@ -17,7 +18,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -134,14 +135,9 @@ def _fetch(weights: PublishedWeights) -> Path:
     url, path = _fetch_url(weights), _cached_path(weights)
     logger.info("fetching %s (%.0f MB) from %s to %s", weights.name, weights.num_bytes / 1e6, url, path)
     try:
-        with _replacing(path) as temporary:
-            with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response, temporary.open("wb") as file:
-                shutil.copyfileobj(response, file, length=2**20)
-            sha256 = _sha256(temporary)
-            if sha256 != weights.sha256:
-                raise CheckpointError(
-                    f"{weights.name}: what {url} sent has sha256 {sha256}, not {weights.sha256}; nothing was kept"
-                )
+        with _alone_in(path.parent):
+            if not path.is_file():  # else another process has fetched it meanwhile
+                _download(weights, url, path)
     except CheckpointError:
         raise
     except (
@@ -155,6 +151,17 @@ def _fetch(weights: PublishedWeights) -> Path:
             f"{weights.name}: cannot fetch {url} to {path} ({error}); without a network, put that file there by hand"
         ) from error
     return path
+
+
+def _download(weights: PublishedWeights, url: str, path: Path) -> None:
+    with _replacing(path) as temporary:
+        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response, temporary.open("wb") as file:
+            shutil.copyfileobj(response, file, length=2**20)
+        sha256 = _sha256(temporary)
+        if sha256 != weights.sha256:
+            raise CheckpointError(
+                f"{weights.name}: what {url} sent has sha256 {sha256}, not {weights.sha256}; nothing was kept"
+            )
 
 
 def _fetch_from_hub(checkpoint: str) -> Path:
@@ -279,6 +286,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8; the file appears whole or not at all."""
     with _replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time, of the many that need a file at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that cannot lock
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

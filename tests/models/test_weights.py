@@ -4,7 +4,9 @@ import http.server
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from models.sam.build import build_sam
 from models.sam.checkpoints import to_hugging_face
 from models.sam.config import SAM_SIZES
 from models.sam.model import Prompts, Sam
+from models.weight_files import read_checkpoint
 from models.weights import CheckpointError, available_models, convert, load_sam, save_sam, verify_checkpoint
 
 DEBUG = SAM_SIZES["debug"]
@@ -239,6 +242,7 @@ def test_a_damaged_file_is_refused(file: Path, tmp_path: Path, name: str, num_by
 class Server(http.server.ThreadingHTTPServer):
     files: dict[str, bytes]
     requests: list[str]
+    seconds: float = 0.0  # that an answer takes
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -254,6 +258,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        time.sleep(self.server.seconds)
         body = self.server.files.get(self.path)
         self.send_response(404 if body is None else 200)
         body = body or b""
@@ -311,6 +316,18 @@ def test_a_published_file_is_fetched_once_and_checked(
     assert torch.equal(masks_of(loaded), masks_of(sam))
     load_sam("sam_small")
     assert server.requests == ["GET /mirror/sam.safetensors"]
+    assert os.listdir(cache) == ["sam.safetensors"]
+
+
+def test_models_of_one_machine_that_start_together_fetch_once(
+    file: Path, server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirror(server, monkeypatch)
+    server.files["/mirror/sam.safetensors"] = file.read_bytes()
+    server.seconds = 0.2
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.sha256 for one in pool.map(read_checkpoint, ["sam_small"] * 4)]
+    assert found == [published.sha256] * 4 and server.requests == ["GET /mirror/sam.safetensors"]
     assert os.listdir(cache) == ["sam.safetensors"]
 
 
