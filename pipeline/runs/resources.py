@@ -35,12 +35,20 @@ class Resources:
     device: str
 
 
-def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bool = False) -> Resources:
-    """Raises ValueError when the recipe asks for more than the nodes have."""
+def resolve_resources(
+    settings: ResourceSettings, nodes: list[Node], tagging: bool = False, may_grow: bool = False
+) -> Resources:
+    """Raises ValueError when the recipe asks for more than the nodes have; where nodes may come, only if none of them
+    holds an actor."""
     num_gpus = sum(node.num_gpus for node in nodes)
     available = (1.0 - TAG_GPUS - CAPTION_GPUS if tagging else 1.0) if num_gpus else 0.0
     gpus = available if settings.gpus_per_actor == "auto" else settings.gpus_per_actor
     hosts = [node for node in nodes if (node.num_gpus >= gpus if gpus else node.num_cpus)]
+    if not hosts and not gpus:
+        raise ValueError(
+            "ray.address: no machine of the cluster has a CPU for work; start one, or set resources.gpus_per_actor and "
+            "sam_actors to numbers, which an autoscaler goes by"
+        )
     if not hosts:
         raise ValueError(f"resources.gpus_per_actor: {gpus:g} asked, no machine has that many; set 0 to run on the CPU")
     if gpus > available and tagging:
@@ -52,12 +60,17 @@ def resolve_resources(settings: ResourceSettings, nodes: list[Node], tagging: bo
     # on a CPU one thread a model, many models: threads of one model wait for each other at every layer
     fitting = room if gpus else sum(min(node.num_cpus, node.memory_bytes // CPU_ACTOR_BYTES) for node in hosts)
     actors = max(1, fitting) if settings.sam_actors == "auto" else settings.sam_actors
-    if actors > room:
+    if actors > room and not may_grow:
         raise ValueError(f"resources.sam_actors: {actors} asked, there is room for {room}; ask for fewer")
-    per_node = -(-actors // len(hosts))
     node_cpus = min(node.num_cpus for node in hosts)
+    per_node = max(1, min(-(-actors // len(hosts)), node_cpus))
     # on every node a quarter is left to decoding and filtering; a model on a CPU uses every core while those idle
-    share = (1 - TASK_SHARE) * node_cpus / per_node
+    if gpus:  # any node may hold as many actors as its GPUs do
+        share = (1 - TASK_SHARE) * min(
+            node.num_cpus / min(actors, _models_on(node.num_gpus, gpus, available)) for node in hosts
+        )
+    else:
+        share = (1 - TASK_SHARE) * node_cpus / per_node
     return Resources(
         sam_actors=actors,
         gpus_per_actor=gpus,

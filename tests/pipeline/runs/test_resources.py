@@ -32,6 +32,19 @@ def test_gpu_nodes_run_models_and_leave_cpus_to_decode() -> None:
     assert shared.sam_actors == 32 and shared.points_per_batch == 256
 
 
+def test_nodes_of_several_kinds_keep_cpus_for_decoding() -> None:
+    found = resolve_resources(settings(), [Node(8, 8, 64 * GIB), Node(8, 1, 64 * GIB), Node(4, 0, 8 * GIB)])
+    assert found.sam_actors == 9 and found.cpus_per_actor * 8 + TASK_CPUS <= 8
+
+
+def test_a_cluster_that_may_grow_is_asked_for_more() -> None:
+    found = resolve_resources(settings(sam_actors=9), [Node(8, 2, GIB)], may_grow=True)
+    assert found.sam_actors == 9 and found.cpus_per_actor * 2 + TASK_CPUS <= 8
+    assert resolve_resources(settings(sam_actors=9), [Node(2, 0, GIB)], may_grow=True).cpus_per_actor * 2 < 2
+    with pytest.raises(ValueError, match=r"ray\.address: no machine of the cluster has a CPU for work"):
+        resolve_resources(settings(), [Node(0, 0, GIB)], may_grow=True)
+
+
 def test_every_node_of_a_cluster_keeps_a_slot_free() -> None:
     found = resolve_resources(settings(sam_actors=2), [Node(2, 0, 8 * GIB), Node(2, 0, 8 * GIB)])
     assert found.cpus_per_actor + TASK_CPUS <= 2 and found.threads_per_actor == 2
