@@ -37,12 +37,31 @@ def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _exact_convolutions() -> Iterator[None]:
     """By default cuDNN rounds the factors of an fp32 convolution to ten bits; those of matrices torch leaves alone."""
-    switch: tuple[Any, str, Any] = torch.backends.cudnn, "allow_tf32", False
     if hasattr(torch.backends.cudnn, "conv"):  # from torch 2.9 on
-        switch = torch.backends.cudnn.conv, "fp32_precision", "ieee"
-    owner, name, exact = switch
+        switch = _switched(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    else:
+        switch = _switched(torch.backends.cudnn, "allow_tf32", False)
+    with switch:
+        yield
+
+
+@contextmanager
+def products_in_tf32() -> Iterator[None]:
+    """A GPU rounds the factors of matrices in fp32 as those of convolutions, to ten bits: for training, where that is
+    little beside what chance does, and many times as fast."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(torch.backends.cudnn, "conv"):  # from torch 2.9 on
+        switch = _switched(matmul, "fp32_precision", "tf32")
+    else:
+        switch = _switched(matmul, "allow_tf32", True)
+    with switch:
+        yield
+
+
+@contextmanager
+def _switched(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(owner, name)
-    setattr(owner, name, exact)
+    setattr(owner, name, value)
     try:
         yield
     finally:

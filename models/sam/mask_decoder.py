@@ -159,8 +159,9 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, M, 4E, 4E) and predicted IoU (B, M): the multimask outputs, or the single mask with M = 1."""
         decoded = self.attend(image_embeddings, image_pe, sparse, dense)
-        slots = torch.arange(1, self.num_mask_tokens) if multimask_output else torch.arange(1)
-        pairs = torch.cartesian_prod(torch.arange(len(sparse)), slots).to(sparse.device)  # (B * M, 2)
+        slots = torch.arange(self.num_mask_tokens, device=sparse.device)
+        slots = slots[1:] if multimask_output else slots[:1]
+        pairs = torch.cartesian_prod(torch.arange(len(sparse), device=sparse.device), slots)  # (B * M, 2)
         masks = self.masks(decoded, pairs[:, 0], pairs[:, 1])
         return masks.unflatten(0, (len(sparse), len(slots))), decoded.predicted_iou[:, slots]
 

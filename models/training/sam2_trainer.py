@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.precision import products_in_tf32
 from models.sam.mask_decoder import EmbeddedImage
 from models.sam.model import Sam
 from models.sam.skips import Skips
@@ -84,6 +85,7 @@ class Sam2Trainer:
         self.optimizers = make_optimizers(model.named_parameters(), model.config.encoder_depth, settings.optim)
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
+    @products_in_tf32()
     def step(self, pictures: Sequence[Example], clips: Sequence[ClipExample] = ()) -> Sam2StepMetrics:
         """One optimiser step on pictures (of the model's square input) and clips.
 

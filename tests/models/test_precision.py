@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import precision
-from models.precision import computing_in, resolve_precision
+from models.precision import computing_in, products_in_tf32, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -31,3 +31,11 @@ def test_convolutions_are_as_exact_as_products_of_matrices() -> None:
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_training_may_round_and_leaves_nothing_behind() -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    with products_in_tf32():
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    assert torch.get_float32_matmul_precision() == "highest"
