@@ -13,6 +13,7 @@ from torch import Tensor
 from models.generator.upsample import Upsampler
 
 BLOCK_PIXELS = 1 << 28  # upsampled at once: 1 GiB in fp32
+ROWS_AT_ONCE = 128
 
 
 class DenseScan:
@@ -32,7 +33,7 @@ class DenseScan:
         """
         block = max(1, BLOCK_PIXELS // (len(self.rows) * len(self.columns)))
         for start in range(0, len(logits), block):
-            full = self.rows @ logits[start : start + block] @ self.columns.T  # (k, h, w)
+            full = self._upsampled(logits[start : start + block])
             inner = (full > mask_threshold + offset).sum((1, 2))
             outer = (full > mask_threshold - offset).sum((1, 2))
             stability = inner.double() / outer.clamp(min=1)
@@ -42,6 +43,19 @@ class DenseScan:
             scores = stability[chosen].tolist()
             for index, score, outline in zip(chosen.tolist(), scores, positions.split(lengths.tolist()), strict=True):
                 yield start + index, score, outline.numpy()
+
+    def _upsampled(self, logits: Tensor) -> Tensor:
+        """(k, low, low) -> (k, h, w). Rows next to each other read few low-resolution ones: their other weights, which
+        are zero, are most of the work and are left out."""
+        reads = self.upsampler.rows
+        wide = logits @ self.columns.T  # (k, low, w)
+        full = wide.new_empty(len(logits), len(self.rows), len(self.columns))
+        for start in range(0, len(self.rows), ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, len(self.rows))
+            low = slice(int(reads.first[start]), int(reads.last[stop - 1]) + 1)
+            weights = self.rows[start:stop, low].expand(len(logits), -1, -1)
+            torch.bmm(weights, wide[:, low], out=full[:, start:stop])
+        return full
 
 
 def _changes(masks: Tensor, upsampler: Upsampler) -> tuple[Tensor, Tensor]:

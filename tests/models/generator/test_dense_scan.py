@@ -26,6 +26,7 @@ def test_equals_the_strip_scan(
     size: tuple[int, int], corner: tuple[int, int], height: int, block_pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense_scan, "BLOCK_PIXELS", block_pixels)
+    monkeypatch.setattr(dense_scan, "ROWS_AT_ONCE", 32)
     rows, columns = Axis.of(LOW, INPUT, 64, size[0]), Axis.of(LOW, INPUT, 50, size[1])
     upsampler = Upsampler(rows, columns, *corner, height)
     logits = torch.cat([smooth_logits(12), torch.full((1, LOW, LOW), -9.0), torch.full((1, LOW, LOW), 9.0)])
