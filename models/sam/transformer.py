@@ -29,12 +29,14 @@ class TwoWayTransformer(nn.Module):
         image_pe: (1, E*E, C).
         """
         tokens_pe = tokens
-        device = image.device.type
+        device, dtype = image.device.type, image.dtype
         if torch.is_autocast_enabled(device):  # once, and not at every product
-            image, image_pe = (x.to(torch.get_autocast_dtype(device)) for x in (image, image_pe))
+            dtype = torch.get_autocast_dtype(device)
+            image, image_pe = image.to(dtype), image_pe.to(dtype)
         image, image_pe = image.contiguous(), image_pe.contiguous()  # sums would inherit a transposed layout
         for layer in self.layers:
             tokens, image = layer(tokens, image, tokens_pe, image_pe)
+            image = image.to(dtype)  # autocast's norms are fp32 on a GPU
         attended = self.final_attn_token_to_image(tokens + tokens_pe, image + image_pe, image)
         return self.norm_final_attn(tokens + attended), image
 
