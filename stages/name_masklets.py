@@ -3,6 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -43,6 +44,7 @@ class NameMasklets:
         num_threads: int,
     ) -> None:
         torch.set_num_threads(num_threads)
+        cv2.setNumThreads(num_threads)
         self.video = video
         self.tagger = Tagger(tag, vocabulary, device, views_per_batch)
         self.caption = caption

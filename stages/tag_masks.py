@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +37,7 @@ class TagMasks:
         keep_pixels: bool = False,
     ) -> None:
         torch.set_num_threads(num_threads)
+        cv2.setNumThreads(num_threads)  # for the views: by itself it takes every core in each actor
         self.tagger = Tagger(settings, vocabulary, device, views_per_batch)
         self.keep_features = keep_features
         self.keep_pixels = keep_pixels
