@@ -126,11 +126,7 @@ class GenerateMasks:
                 raise RuntimeError(f"the worker died or hung at each of {attempt - 1} attempts")
             generator, note = generator.without_crops(), f"generate: without crops, after {attempt - 1} attempts"
         with time_limit(self.image_timeout):
-            try:
-                return generator.generate([image], [prompts])[0], note
-            except torch.OutOfMemoryError:
-                pass  # as long as the error is there it holds on to what had been computed
-            return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image], [prompts])[0], note
+            return generate_within_memory(generator, image, prompts), note
 
     def _structs(self, image_id: str, found: Candidates | None) -> pa.StructArray:
         if found is None:
@@ -149,6 +145,17 @@ class GenerateMasks:
             "stage": ["automatic"] * len(found),
         }
         return mask_structs(columns, len(found))
+
+
+def generate_within_memory(
+    generator: MaskGenerator, image: np.ndarray, prompts: ImagePrompts | None = None
+) -> Candidates:
+    """One image, with less in memory at a time where that runs out."""
+    try:
+        return generator.generate([image], [prompts])[0]
+    except torch.OutOfMemoryError:
+        pass  # as long as the error is there it holds on to what had been computed
+    return generator.smaller(SMALLER_POINTS_PER_BATCH).generate([image], [prompts])[0]
 
 
 def _prompts(row: dict[str, Any]) -> ImagePrompts | None:

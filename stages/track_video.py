@@ -20,6 +20,7 @@ from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.filter_rules import filter_found
 from stages.filter_settings import FilterSettings
+from stages.generate_masks import generate_within_memory
 from stages.lost_gpu import leave_if_gpu_is_lost
 from stages.masklets import masklet_table
 from stages.read_video import VideoFrames
@@ -115,7 +116,7 @@ class TrackVideos:
 
     def _find(self, image: np.ndarray) -> list[FoundMask]:
         """The masks of a key frame that the filters keep."""
-        found = self.generator.generate([image])[0]
+        found = generate_within_memory(self.generator, image)
         masks = filter_found(found, self.filter)
         points = found.point.tolist()
         return [

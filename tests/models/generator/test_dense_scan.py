@@ -45,3 +45,17 @@ def test_blocks_of_prompts_fit_the_cache() -> None:
     assert prompts_per_block(SAM_SIZES["vit_h"], CPU, 64) == 2
     assert prompts_per_block(SAM_SIZES["debug"], CPU, 64) == 64
     assert prompts_per_block(SAM_SIZES["vit_h"], CPU, 1) == 1
+
+
+def test_blocks_of_prompts_fit_half_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 MiB a prompt; what torch keeps for itself is as good as free."""
+    mib = 1 << 20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000 * mib, 16000 * mib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 8000 * mib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2400 * mib)
+    gpu = torch.device("cuda")
+    assert prompts_per_block(SAM_SIZES["vit_h"], gpu, 256) == 100
+    assert prompts_per_block(SAM_SIZES["vit_h"], gpu, 64) == 64
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 16000 * mib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2400 * mib)
+    assert prompts_per_block(SAM_SIZES["vit_h"], gpu, 256) == 8
