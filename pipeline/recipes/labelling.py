@@ -56,6 +56,12 @@ def label_content(recipe: Recipe | VideoRecipe) -> dict[str, dict[str, Any]]:
     return content
 
 
+def label_weights(recipe: Recipe | VideoRecipe) -> dict[str, str]:
+    """The checkpoints that the recipe labels with, and their sha256. Raises CheckpointError."""
+    named = [recipe.tag and recipe.tag.checkpoint, recipe.caption and recipe.caption.captioner]
+    return {checkpoint: _sha256(checkpoint) for checkpoint in named if checkpoint}
+
+
 def text_prompt_content(recipe: Recipe) -> dict[str, Any]:
     """What decides a text's prompt, where the recipe has a projection that makes one. Raises CheckpointError."""
     if recipe.model.clip_prompt is None:

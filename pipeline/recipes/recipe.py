@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.generator.settings import GenerateSettings
 from pipeline.recipes.presets import PresetName
@@ -36,11 +36,22 @@ class RunSettings(BaseModel):
 
 
 class RaySettings(BaseModel):
-    """`address`: an existing cluster, such as `auto` or `ray://head:10001`; without it Ray runs on this machine."""
+    """`address`: an existing cluster that this machine is a node of, `auto` or `head:6379`; without it Ray runs on this
+    machine alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: str | None = None
+
+    @field_validator("address")
+    @classmethod
+    def _no_client(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("ray://"):
+            raise ValueError(
+                "Ray Data does not run through Ray Client; submit the command with `ray job submit`, or start it on a "
+                "node of the cluster, with auto here"
+            )
+        return value
 
 
 class ResourceSettings(BaseModel):

@@ -16,7 +16,8 @@ from pipeline.store.storage import Folder
 
 
 def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
-    """Replay the filters of the dataset's own recipe with `overrides` such as `filter.pred_iou_thresh=0.9`.
+    """Replay the filters of the dataset's own recipe with `overrides` such as `filter.pred_iou_thresh=0.9`,
+    on the Ray and the resources that the run had unless they say otherwise.
 
     Raises ValueError if there is no dataset, if an override is no filter setting, or if the settings need candidates
     that were not stored.
@@ -31,7 +32,7 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     if "imported" in record:
         raise ValueError(f"dataset: {dataset!r} is an import without candidates; there is nothing to filter")
     for override in overrides:
-        if not override.startswith("filter."):
+        if not override.startswith(("filter.", "ray.", "resources.")):
             raise ValueError(f"-o {override!r}: only filter.… can be replayed; other settings need `maskfoundry run`")
     content = record["recipe"]
     apply_overrides(content, overrides)
@@ -50,8 +51,8 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
         )
     target = Round(folder, numbers[-1])
     with hold_lease(target, "filter"), connected_ray(recipe.ray.address) as nodes:
-        replayed = replay_round(target, recipe.filter, mark.links, quiet)
         resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
+        replayed = replay_round(target, recipe.filter, mark.links, quiet)
         relabel_round(target, recipe, mark, resources, quiet)
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {

@@ -81,9 +81,14 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
                         runtime_env={"py_modules": code, "env_vars": WORKER_ENVIRONMENT},
                         **quiet,
                     )
-                except (ConnectionError, RuntimeError) as error:
+                except ConnectionError as error:
                     raise ValueError(
                         f"ray.address: no Ray cluster answers at {address!r} ({error}); start one or leave it out"
+                    ) from None
+                except RuntimeError as error:  # versions, for one
+                    raise ValueError(
+                        f"ray.address: the Ray cluster at {address!r} cannot be joined ({error}); this machine needs "
+                        "the cluster's versions of Python and Ray"
                     ) from None
     try:
         DataContext.get_current().enable_progress_bars = False
@@ -93,10 +98,17 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
             for handler in logger.handlers:
                 if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                     handler.setLevel(logging.ERROR)
-        yield [_node(one["Resources"]) for one in ray.nodes() if one["Alive"]]
+        yield live_nodes()
     finally:
         if started:
             ray.shutdown()
+
+
+def live_nodes() -> list[Node]:
+    """Those of the Ray that is connected."""
+    import ray
+
+    return [_node(one["Resources"]) for one in ray.nodes() if one["Alive"]]
 
 
 def driver_actor(kind: type, *arguments: Any) -> Any:
@@ -106,13 +118,14 @@ def driver_actor(kind: type, *arguments: Any) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(kind).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}  # those who ask wait while it starts again
+    actor: Any = ray.remote(kind).options(**lasting, scheduling_strategy=here)
     return actor.remote(*arguments)
 
 
 def _check_reachable(address: str) -> None:
     """Ray itself tries for minutes before it says that nobody answers."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
         return  # `auto`, which names no machine
     try:

@@ -15,19 +15,22 @@ from models.sam2.weights import load_segmenter
 from pipeline.errors import RunError, StoreError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import fingerprint
+from pipeline.recipes.labelling import label_weights
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.texts import check_token
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import Replayed, replay_round
 from pipeline.runs.attempts import RayAttempts
 from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round, first_look
+from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Plan, plan_chunks
 from pipeline.runs.commit import Committer, Tally
 from pipeline.runs.graph import build_graph
+from pipeline.runs.growing import resources_for
 from pipeline.runs.left_alone import without_dropped, without_labelled
 from pipeline.runs.near_duplicates import RayNearDuplicates, committed_originals
 from pipeline.runs.ray_runtime import connected_ray
-from pipeline.runs.resources import Resources, resolve_resources
+from pipeline.runs.resources import Resources
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
 from pipeline.store.lease import Lease
@@ -66,8 +69,9 @@ def run(
     """Write (or go on with) a round of the dataset at `recipe.output`; with `shard`, of its images and parts only.
     `into` names the round and its images instead, and leaves publishing to the caller.
 
-    Raises ValueError for wrong input or configuration before anything is written, and RunError when the graph or the
-    store fails; what was committed by then stays, and the same call goes on from there.
+    Raises ValueError for wrong input or configuration before anything is written, and RunError when another run is
+    writing the round, or the graph or the store fails; what was committed by then stays, and the same call goes on from
+    there.
     """
     with settled(recipe) as recipe:
         return _run(recipe, retry_failed, new_round, quiet, shard, into)
@@ -95,7 +99,10 @@ def _run(
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
-        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
+        resources = resources_for(recipe, nodes)
+        if recipe.ray.address is not None:
+            weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
+            check_nodes(weights, listing, resources.gpus_per_actor, quiet)
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
         replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet))

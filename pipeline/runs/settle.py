@@ -8,8 +8,8 @@ import torch
 
 from models.precision import Precision, resolve_precision
 from pipeline.recipes.recipe import Recipe
+from pipeline.runs.growing import resources_for
 from pipeline.runs.ray_runtime import connected_ray
-from pipeline.runs.resources import resolve_resources
 from pipeline.video.recipe import VideoRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, VideoRecipe)
@@ -29,7 +29,7 @@ def settled(recipe: AnyRecipe) -> Iterator[AnyRecipe]:
     with connected_ray(recipe.ray.address, num_cpus) as nodes:
         import ray
 
-        resources = resolve_resources(recipe.resources, nodes)
+        resources = resources_for(recipe, nodes)
         ask = ray.remote(num_cpus=0, num_gpus=resources.gpus_per_actor)(_precision)
         precision: Precision = ray.get(ask.remote(resources.device))
         yield recipe.model_copy(update={"generate": recipe.generate.model_copy(update={"precision": precision})})

@@ -15,14 +15,16 @@ from models.sam2.weights import load_sam2, load_segmenter
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
-from pipeline.recipes.labelling import label_content, vocabulary_of
+from pipeline.recipes.labelling import label_content, label_weights, vocabulary_of
 from pipeline.runs.attempts import RayAttempts
 from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
+from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Chunk, Plan, plan_chunks
 from pipeline.runs.graph import TAG_CPUS
+from pipeline.runs.growing import resources_for
 from pipeline.runs.left_alone import without_dropped
 from pipeline.runs.ray_runtime import connected_ray
-from pipeline.runs.resources import Resources, resolve_resources
+from pipeline.runs.resources import Resources
 from pipeline.runs.run import interruptible
 from pipeline.runs.settle import settled
 from pipeline.sources.videos import list_videos
@@ -78,7 +80,12 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
-        resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
+        resources = resources_for(recipe, nodes)
+        if recipe.ray.address is not None:
+            weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
+            if recipe.track.checkpoint and tracker_sha256:
+                weights[recipe.track.checkpoint] = tracker_sha256
+            check_nodes(weights, listing, resources.gpus_per_actor, quiet)
         into = Into(target, listing, {"kind": KIND})
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         publish(folder, target.number)

@@ -72,6 +72,10 @@ def test_thresholds_below_the_store_floor_lower_what_is_generated() -> None:
             "preset: 'sab1' is not valid: input should be 'default', 'sam_amg', 'sam2_amg' or 'sa1b'",
         ),
         ({**MINIMAL, "resources": {"sam_actors": "lots"}}, "resources.sam_actors: 'lots' is not valid"),
+        (
+            {**MINIMAL, "ray": {"address": "ray://head:10001"}},
+            "ray.address: 'ray://head:10001' is not valid: ray Data does not run through Ray Client; submit",
+        ),
         ({"output": "x"}, "input: missing; set it in the recipe or with -o input="),
     ],
 )

@@ -182,6 +182,8 @@ def test_a_replay_below_what_was_stored_is_refused(photos: Path, output: Path, t
         refilter(str(output), ["filter.pred_iou_thresh=0.01"], quiet=True)
     with pytest.raises(ValueError, match="only filter"):
         refilter(str(output), ["generate.points_per_side=1"], quiet=True)
+    with pytest.raises(ValueError, match=r"resources\.sam_actors: 99 asked"):
+        refilter(str(output), ["resources.sam_actors=99"], quiet=True)
     with pytest.raises(ValueError, match="holds no rounds"):
         refilter(str(tmp_path / "nowhere"), [], quiet=True)
     assert stamps(output) == before
