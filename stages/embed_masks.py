@@ -1,7 +1,9 @@
 """CLIP's features of images and of their masks, in batches that cross the borders between images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,11 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.clip.model import Clip
-from models.clip.regions import Box, ViewSettings, normalise_views, patch_view, whole_view
+from models.clip.regions import (
+    Box,
+    ViewSettings,
+    blend_views,
+    cut_view,
+    normalise_pixels,
+    normalise_views,
+    whole_view,
+)
 from models.masks.rle import decode_masks, decode_patches
 from models.precision import computes_in_bf16
 
 Features = NDArray[np.float32]
+View = TypeVar("View")
 
 
 @dataclass(frozen=True)
@@ -43,17 +54,18 @@ class MaskEncoder:
 
     def encode(self, regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
         """For each image its own feature (D,) and those of its masks (N, D)."""
-        wholes = self._encode(whole_view(one.image, self.clip.config) for one in regions)
+        wholes = self._encode((whole_view(one.image, self.clip.config) for one in regions), self._normalised)
         if self.dense_size is not None:
             return [(whole, self._dense(one)) for whole, one in zip(wholes, regions, strict=True)]
         seen = [one.boxes[:, 2:].min(axis=1, initial=1) > 0 for one in regions]
         scales = self.views.scales
-        parts = self._encode(
-            patch_view(one.image, patch, box, scale, self.views, self.clip.config)
+        cuts = (
+            cut_view(one.image, patch, box, scale, self.views, self.clip.config)
             for one, visible in zip(regions, seen, strict=True)
             for patch, box in _patches(one, np.flatnonzero(visible))
             for scale in scales
         )
+        parts = self._encode(cuts, self._blended)
         means = _unit(parts.reshape(-1, len(scales), parts.shape[-1]).mean(axis=1))
         ends = np.cumsum([visible.sum() for visible in seen])
         found = []
@@ -63,33 +75,34 @@ class MaskEncoder:
             found.append((whole, features))
         return found
 
-    def _encode(self, views: Iterator[NDArray[np.uint8]]) -> Features:
-        """(N, D), a batch of views at a time."""
+    def _encode(self, views: Iterator[View], prepare: Callable[[Sequence[View]], Tensor]) -> Features:
+        """(N, D), a batch of views at a time; `prepare` makes CLIP's input of one."""
         found = [np.zeros((0, self.clip.config.embed_dim), np.float32)]
-        batch: list[NDArray[np.uint8]] = []
-        for view in views:
-            batch.append(view)
-            if len(batch) == self.views_per_batch:
-                found.append(self._features(batch))
-                batch = []
-        if batch:
-            found.append(self._features(batch))
+        while batch := list(islice(views, self.views_per_batch)):
+            found.append(self._features(batch, prepare))
         return np.concatenate(found)
 
-    def _features(self, views: Sequence[NDArray[np.uint8]]) -> Features:
+    def _normalised(self, views: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return normalise_views(views, self.clip.config, self.clip.device)
+
+    def _blended(self, cuts: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Tensor:
+        views, shares = (torch.from_numpy(np.stack(one)).to(self.clip.device) for one in zip(*cuts, strict=True))
+        return normalise_pixels(blend_views(views, shares, self.views, self.clip.config), self.clip.config)
+
+    def _features(self, views: Sequence[View], prepare: Callable[[Sequence[View]], Tensor]) -> Features:
         """(N, D), at once, or half by half where the device has no memory for that."""
         try:
-            return self._at_once(views)
+            return self._at_once(views, prepare)
         except torch.OutOfMemoryError:
             if len(views) == 1:
                 raise
         half = len(views) // 2
-        return np.concatenate([self._features(views[:half]), self._features(views[half:])])
+        return np.concatenate([self._features(views[:half], prepare), self._features(views[half:], prepare)])
 
     @torch.inference_mode()
-    def _at_once(self, views: Sequence[NDArray[np.uint8]]) -> Features:
+    def _at_once(self, views: Sequence[View], prepare: Callable[[Sequence[View]], Tensor]) -> Features:
         device = self.clip.device
-        images = normalise_views(views, self.clip.config, device).contiguous(memory_format=torch.channels_last)
+        images = prepare(views).contiguous(memory_format=torch.channels_last)
         fast = device.type == "cuda" and computes_in_bf16(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             features = self.clip.encode_image(images)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from models.clip.config import CLIP_SIZES
 from models.clip.contrastive import contrastive_loss, shared_text_loss
 from models.clip.learn_bpe import learn_merges
-from models.clip.regions import ViewSettings, normalise_views, patch_view, region_view, whole_view
+from models.clip.regions import ViewSettings, blend_views, normalise_views, patch_view, region_view, whole_view
 from models.clip.tokenizer import ClipTokenizer
 from models.masks.rle import decode_patches, encode_masks
 
@@ -59,6 +60,20 @@ def test_the_whole_image_is_there_and_views_are_normalised() -> None:
     assert pixels.shape == (2, 3, 32, 32)
     back = pixels[0] * torch.tensor(CONFIG.pixel_std).view(3, 1, 1) + torch.tensor(CONFIG.pixel_mean).view(3, 1, 1)
     np.testing.assert_allclose(back.permute(1, 2, 0).numpy() * 255, seen, atol=1e-3)
+
+
+def test_a_background_is_blurred_as_opencv_blurs_it() -> None:
+    rng = np.random.default_rng(2)
+    views, shares = rng.integers(0, 256, (3, 32, 32, 3), np.uint8), rng.random((3, 32, 32), np.float32)
+    settings = ViewSettings(blur=0.1, fade=0.25)
+    found = blend_views(torch.from_numpy(views), torch.from_numpy(shares), settings, CONFIG)
+    assert found.shape == (3, 3, 32, 32)
+    mean = np.array([round(255 * value) for value in CONFIG.pixel_mean], np.float32)
+    for pixels, view, share in zip(found.permute(0, 2, 3, 1).numpy(), views.astype(np.float32), shares, strict=True):
+        background = cv2.GaussianBlur(view, (0, 0), 3.2)
+        background += 0.25 * (mean - background)
+        expected = background + share[..., None] * (view - background)
+        assert np.abs(pixels - expected).max() < 0.501 and (pixels == pixels.round()).all()
 
 
 def test_shared_texts_where_none_is_shared_are_the_published_loss() -> None:
