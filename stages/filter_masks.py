@@ -94,6 +94,7 @@ class FilterMasks:
             area,
             _values(masks, "predicted_iou"),
             _values(masks, "stability_score"),
+            None if self.settings.consensus_thresh is None else _values(masks, "agreement"),
             _rows(masks, "crop_box"),
             [raw or rle for rle, raw in zip(rles, raw_rles, strict=True)],
             self.settings,

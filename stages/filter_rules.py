@@ -19,6 +19,7 @@ from stages.filter_settings import FilterSettings
 
 PREDICTED_IOU = "predicted_iou"
 STABILITY_SCORE = "stability_score"
+CONSENSUS = "consensus"
 CROP_EDGE = "crop_edge"
 BOX_NMS = "box_nms"
 CROP_NMS = "crop_nms"
@@ -31,9 +32,9 @@ DUPLICATE = "duplicate"
 class FilteredMasks:
     """The candidates of one image under decision: arrays of N, changed rule by rule.
 
-    `bbox` (N, 4) x, y, w, h; `crop_box` (N, 4) likewise; `drop_reason` holds the first rule that refused a candidate,
-    None while it is kept; `raw_rles` the original of a mask that clean-up changed; `parent` the index of the smallest
-    kept mask that contains it, -1 for none.
+    `bbox` (N, 4) x, y, w, h; `crop_box` (N, 4) likewise; `rank` (N,) says which of two stays, the higher; `drop_reason`
+    holds the first rule that refused a candidate, None while it is kept; `raw_rles` the original of a mask that
+    clean-up changed; `parent` the index of the smallest kept mask that contains it, -1 for none.
     """
 
     height: int
@@ -42,6 +43,7 @@ class FilteredMasks:
     area: np.ndarray
     predicted_iou: np.ndarray
     stability_score: np.ndarray
+    rank: np.ndarray
     crop_box: np.ndarray
     rles: list[bytes]
     raw_rles: list[bytes | None]
@@ -68,6 +70,7 @@ def filter_candidates(
     area: np.ndarray,
     predicted_iou: np.ndarray,
     stability_score: np.ndarray,
+    agreement: np.ndarray | None,
     crop_box: np.ndarray,
     rles: list[bytes],
     settings: FilterSettings,
@@ -81,6 +84,7 @@ def filter_candidates(
         area=area.copy(),
         predicted_iou=predicted_iou,
         stability_score=stability_score,
+        rank=predicted_iou if settings.consensus_thresh is None else consensus(stability_score, agreement),
         crop_box=crop_box,
         rles=list(rles),
         raw_rles=[None] * num_candidates,
@@ -101,6 +105,7 @@ def filter_found(found: Candidates, settings: FilterSettings) -> FilteredMasks:
         found.area,
         found.predicted_iou,
         found.stability_score,
+        found.agreement,
         found.crop_box,
         found.rles,
         settings,
@@ -115,6 +120,22 @@ def by_predicted_iou(masks: FilteredMasks, settings: FilterSettings) -> None:
 def by_stability(masks: FilteredMasks, settings: FilterSettings) -> None:
     low = ~(masks.stability_score >= settings.stability_score_thresh)
     masks.drop(np.flatnonzero(masks.keep & low), STABILITY_SCORE)
+
+
+def consensus(stability_score: np.ndarray, agreement: np.ndarray | None) -> np.ndarray:
+    """What a mask is worth by the model's answers instead of its ratings: at most 1 for one that came once.
+
+    Ours. The predicted IoU of a model that has seen synthetic scenes alone says next to nothing of a photograph, but
+    what is one object there is still found from many points, and stands whatever the threshold.
+    """
+    assert agreement is not None, "a recipe with a consensus has agreements"
+    return stability_score * np.log2(1.0 + agreement)
+
+
+def by_consensus(masks: FilteredMasks, settings: FilterSettings) -> None:
+    if settings.consensus_thresh is None:
+        return
+    masks.drop(np.flatnonzero(masks.keep & ~(masks.rank >= settings.consensus_thresh)), CONSENSUS)
 
 
 def by_crop_edge(masks: FilteredMasks, settings: FilterSettings) -> None:
@@ -133,12 +154,12 @@ def by_crop_edge(masks: FilteredMasks, settings: FilterSettings) -> None:
 
 
 def by_box_nms(masks: FilteredMasks, settings: FilterSettings) -> None:
-    """Within each crop, the better predicted IoU first."""
+    """Within each crop, the better rank first."""
     if settings.box_nms_thresh is None:
         return
     for _, indices in _by_crop(masks):
         boxes = inclusive_xyxy(masks.bbox[indices])
-        kept = box_nms(boxes, masks.predicted_iou[indices], settings.box_nms_thresh)
+        kept = box_nms(boxes, masks.rank[indices], settings.box_nms_thresh)
         masks.drop(np.delete(indices, kept), BOX_NMS)
 
 
@@ -146,10 +167,8 @@ def by_crop_nms(masks: FilteredMasks, settings: FilterSettings) -> None:
     """Across crops, the smaller crop first, since it saw the mask at the higher resolution."""
     if settings.crop_nms_thresh is None or len(_by_crop(masks)) < 2:
         return
-    # within a crop the better predicted IoU stands first, as in the published code, whose phase one sorts by it
-    alive = np.concatenate(
-        [indices[np.argsort(-masks.predicted_iou[indices], kind="stable")] for _, indices in _by_crop(masks)]
-    )
+    # within a crop the better rank stands first, as in the published code, whose phase one sorts by predicted IoU
+    alive = np.concatenate([indices[np.argsort(-masks.rank[indices], kind="stable")] for _, indices in _by_crop(masks)])
     crop_area = masks.crop_box[alive, 2].astype(np.float64) * masks.crop_box[alive, 3]
     kept = box_nms(inclusive_xyxy(masks.bbox[alive]), 1.0 / crop_area, settings.crop_nms_thresh)
     masks.drop(np.delete(alive, kept), CROP_NMS)
@@ -185,13 +204,13 @@ def clean_up(masks: FilteredMasks, settings: FilterSettings) -> None:
 
 
 def by_duplicate(masks: FilteredMasks, settings: FilterSettings) -> None:
-    """Masks that say the same thing twice, by the overlap of the masks themselves; the better predicted IoU stays."""
+    """Masks that say the same thing twice, by the overlap of the masks themselves; the better rank stays."""
     if settings.duplicate_iou is None and settings.duplicate_containment is None:
         return
     alive = np.flatnonzero(masks.keep)
     of = duplicates(
         [masks.rles[index] for index in alive],
-        masks.predicted_iou[alive],
+        masks.rank[alive],
         masks.height,
         masks.width,
         settings.duplicate_iou,
@@ -222,6 +241,7 @@ def find_parents(masks: FilteredMasks, settings: FilterSettings) -> None:
 RULES: tuple[Rule, ...] = (
     by_predicted_iou,
     by_stability,
+    by_consensus,
     by_crop_edge,
     by_box_nms,
     by_crop_nms,

@@ -9,12 +9,14 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 
 class FilterSettings(BaseModel):
     """Thresholds in the order in which they apply; `null` leaves a rule out. Defaults are those of segment-anything's
-    `SamAutomaticMaskGenerator`."""
+    `SamAutomaticMaskGenerator`. With `consensus_thresh` masks are ranked by their consensus, stability_score ·
+    log2(1 + agreement), and not by predicted IoU, wherever the better one stays; it needs `generate.agreement_iou`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pred_iou_thresh: Unit = 0.88
     stability_score_thresh: Unit = 0.95
+    consensus_thresh: Annotated[float, Field(ge=0)] | None = None
     crop_edge_tolerance: Annotated[float, Field(ge=0)] | None = 20.0  # pixels
     box_nms_thresh: Unit | None = 0.7
     crop_nms_thresh: Unit | None = 0.7

@@ -137,6 +137,7 @@ class GenerateMasks:
             "area": found.area,
             "predicted_iou": found.predicted_iou,
             "stability_score": found.stability_score,
+            "agreement": found.agreement,
             "point": fixed_rows(found.point, pa.float32()),
             "crop_box": fixed_rows(found.crop_box, pa.int32()),
             "crop_layer": found.crop_layer,

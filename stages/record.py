@@ -15,6 +15,7 @@ MASK = pa.struct(
         ("area", pa.int64()),
         ("predicted_iou", pa.float32()),
         ("stability_score", pa.float32()),
+        ("agreement", pa.int32()),  # candidates of its crop that say the same, itself included
         ("point", pa.list_(pa.float32())),  # x, y
         ("crop_box", pa.list_(pa.int32())),  # x, y, w, h
         ("crop_layer", pa.int8()),

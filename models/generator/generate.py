@@ -24,6 +24,7 @@ from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
 from models.generator.strip_scan import StripScan
 from models.generator.upsample import Axis, Upsampler
+from models.masks.agreement import agreement
 from models.masks.rle import (
     areas_of_counts,
     boxes_of_counts,
@@ -71,6 +72,8 @@ class _Found:
     crop: list[Crop] = field(default_factory=list)
     mask_index: list[int] = field(default_factory=list)
     outlines: list[np.ndarray] = field(default_factory=list)
+    cells: list[np.ndarray] = field(default_factory=list)  # of the crop at hand, packed; for the agreement alone
+    agreement: list[int] | None = None
 
 
 class MaskGenerator:
@@ -201,7 +204,10 @@ class MaskGenerator:
             for start in range(0, len(asked.where), num_prompts):
                 where = asked.where[start : start + num_prompts]
                 block = replace(asked, where=where, first_number=asked.first_number + start * len(asked.slots))
-                self._ask(block, job.crop, scale, embedding, scanner, found)
+                self._ask(block, job, scale, embedding, scanner, found)
+        if self.settings.agreement_iou is not None:
+            found.agreement = (found.agreement or []) + agreement(found.cells, self.settings.agreement_iou).tolist()
+            found.cells.clear()
 
     def _scanner(self, job: _CropJob, image_height: int) -> StripScan | DenseScan:
         x0, y0, x1, y1 = job.crop.box
@@ -217,7 +223,7 @@ class MaskGenerator:
     def _ask(
         self,
         asked: _Questions,
-        crop: Crop,
+        job: _CropJob,
         scale: np.ndarray,
         embedding: EmbeddedImage,
         scanner: StripScan | DenseScan,
@@ -234,18 +240,28 @@ class MaskGenerator:
                 return
             logits = self.sam.mask_decoder.masks(decoded, prompt_index, output + slots.start).float()
         scores = predicted_iou[prompt_index, output].tolist()
-        points = corners.mean(1) + crop.box[:2]
+        points = corners.mean(1) + job.crop.box[:2]
         where, outputs = prompt_index.tolist(), output.tolist()
         thresholds = self.sam.config.mask_threshold, self.settings.stability_score_offset, self.min_stability
+        cells = None if self.settings.agreement_iou is None else self._cells(logits, job)
         for one, stability, outline in scanner.scan(logits, *thresholds):
             prompt, index = where[one], outputs[one]
             found.number.append(asked.first_number + prompt * len(slots) + index)
             found.predicted_iou.append(scores[one])
             found.stability_score.append(stability)
             found.point.append((float(points[prompt, 0]), float(points[prompt, 1])))
-            found.crop.append(crop)
+            found.crop.append(job.crop)
             found.mask_index.append(slots[index] - 1)
             found.outlines.append(outline)
+            if cells is not None:
+                found.cells.append(cells[one])
+
+    def _cells(self, logits: Tensor, job: _CropJob) -> np.ndarray:
+        """Low-resolution masks (K, low, low) without their padding, as packed bits (K, bytes)."""
+        input_size, frame = self.sam.mask_frame(*job.pixels.shape[1:])
+        rows, columns = (-(-logits.shape[-1] * length // input_size) for length in frame)
+        masks = logits[:, :rows, :columns] > self.sam.config.mask_threshold
+        return np.packbits(masks.flatten(1).cpu().numpy(), axis=1)
 
     def _decode(self, where: np.ndarray, embedding: EmbeddedImage, by_text: bool) -> DecodedPrompts:
         """One prompt a row: `where` (B, 1, 2) foreground points or (B, 2, 2) boxes, in pixels of the model's input; or
@@ -305,6 +321,7 @@ def _assemble(found: _Found, height: int, width: int) -> Candidates:
         area=np.concatenate(area),
         predicted_iou=np.array(found.predicted_iou, np.float32),
         stability_score=np.array(found.stability_score, np.float32),
+        agreement=None if found.agreement is None else np.array(found.agreement, np.int32),
         point=np.array(found.point, np.float32).reshape(-1, 2),
         crop_box=np.array(boxes, np.int32).reshape(-1, 4),
         crop_layer=np.array([crop.layer for crop in found.crop], np.int8),

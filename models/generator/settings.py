@@ -22,7 +22,8 @@ class StoreFloor(BaseModel):
 
 class GenerateSettings(BaseModel):
     """Names follow segment-anything's `SamAutomaticMaskGenerator`; `layers` are its crop layers, 0 the whole image.
-    `points_per_layer` names the points a side in a crop of each layer, instead of one number and its divisor. `text`
+    `points_per_layer` names the points a side in a crop of each layer, instead of one number and its divisor. With
+    `agreement_iou` each candidate is told how many of its crop's candidates have that IoU with it or more. `text`
     says what to look for: an image's masks are ranked by how near CLIP finds them to it, and none is left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,7 @@ class GenerateSettings(BaseModel):
     crop_n_points_downscale_factor: Annotated[int, Field(ge=1)] = 1
     points_per_layer: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = None
     stability_score_offset: Annotated[float, Field(gt=0)] = 1.0
+    agreement_iou: Annotated[float, Field(gt=0, le=1)] | None = None
     precision: Precision = "fp32"
     store_rejected: bool = True
     store_floor: StoreFloor = StoreFloor()

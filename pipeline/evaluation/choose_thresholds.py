@@ -132,9 +132,11 @@ def _kept(
     once those at or below the threshold are left out.
 
     All rules that compare masks go down the predicted IoU, so a mask is never dropped for the sake of a lower one and
-    one pass answers every threshold. Only suppression across crops does not; then each threshold gets its own.
+    one pass answers every threshold. Only suppression across crops does not, nor a ranking by consensus; then each
+    threshold gets its own.
     """
-    nested = settings.crop_nms_thresh is None or len(np.unique(found.crop_box, axis=0)) < 2
+    one_crop = settings.crop_nms_thresh is None or len(np.unique(found.crop_box, axis=0)) < 2
+    nested = one_crop and settings.consensus_thresh is None
     for thresholds in (PREDICTED_IOU_GRID,) if nested else tuple((one,) for one in PREDICTED_IOU_GRID):
         update = {"pred_iou_thresh": thresholds[0], "stability_score_thresh": stability_thresh}
         filtered = filter_found(found, settings.model_copy(update=update))

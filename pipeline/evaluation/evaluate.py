@@ -99,7 +99,8 @@ def evaluate(
     started = time.time()
     labels = read_labels(data, images, limit)
     thresholds = recipe.filter
-    generator, sha256 = load_generator(recipe, thresholds.pred_iou_thresh, thresholds.stability_score_thresh)
+    # as a run has them: an agreement counts the candidates that the store floor lets through
+    generator, sha256 = load_generator(recipe, recipe.min_predicted_iou, recipe.min_stability)
     sam = generator.sam
     tally, num_empty = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
@@ -149,10 +150,10 @@ def load_generator(recipe: Recipe, min_predicted_iou: float, min_stability: floa
 
 
 def kept_masks(found: Candidates, settings: FilterSettings) -> list[bytes]:
-    """The masks that the filters keep, as COCO compressed run lengths, the highest predicted IoU first."""
+    """The masks that the filters keep, as COCO compressed run lengths, the best rank first."""
     filtered = filter_found(found, settings)
     kept = np.flatnonzero(filtered.keep)
-    return [filtered.rles[index] for index in kept[np.argsort(-filtered.predicted_iou[kept], kind="stable")]]
+    return [filtered.rles[index] for index in kept[np.argsort(-filtered.rank[kept], kind="stable")]]
 
 
 def all_segments(image: LabelledImage) -> list[bytes]:

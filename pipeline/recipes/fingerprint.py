@@ -38,7 +38,7 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
                 **text_prompt_content(recipe),
             }
         ),
-        "filter": flat({"filter": recipe.filter.model_dump(mode="json")}),
+        "filter": flat({"filter": _filter_content(recipe)}),
         **{name: flat({name: values}) for name, values in label_content(recipe).items()},
     }
     links: dict[str, str] = {}
@@ -47,6 +47,13 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
         text = json.dumps([previous, values], sort_keys=True)
         previous = links[name] = hashlib.sha256(text.encode()).hexdigest()
     return Fingerprint(links, content)
+
+
+def _filter_content(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.filter.model_dump(mode="json")
+    if recipe.filter.consensus_thresh is None:  # a rule of later datasets: those from before it stay as they are
+        del content["consensus_thresh"]
+    return content
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -108,6 +108,11 @@ class Recipe(BaseModel):
             raise ValueError("model.clip_prompt prompts with generate.text; set that or leave clip_prompt out")
         return self
 
+    @model_validator(mode="after")
+    def _consensus_needs_agreement(self) -> "Recipe":
+        check_consensus_has_agreement(self.filter, self.generate)
+        return self
+
     @property
     def min_predicted_iou(self) -> float:
         """What a candidate must reach to leave the generator: the lower of threshold and store floor."""
@@ -120,6 +125,12 @@ class Recipe(BaseModel):
         threshold = self.filter.stability_score_thresh
         floor = self.generate.store_floor.stability_score
         return min(threshold, floor) if self.generate.store_rejected else threshold
+
+
+def check_consensus_has_agreement(filters: FilterSettings, generate: GenerateSettings) -> None:
+    """Raises ValueError for a consensus without agreements."""
+    if filters.consensus_thresh is not None and generate.agreement_iou is None:
+        raise ValueError("filter.consensus_thresh needs generate.agreement_iou; set it to .8 or so, or leave both out")
 
 
 def check_captions_have_tags(tag: TagSettings | None, caption: CaptionSettings | None) -> None:

@@ -18,6 +18,7 @@ from stages import filter_rules as rules
 _REASONS = (
     rules.PREDICTED_IOU,
     rules.STABILITY_SCORE,
+    rules.CONSENSUS,
     rules.CROP_EDGE,
     rules.BOX_NMS,
     rules.CROP_NMS,

@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.generator.settings import GenerateSettings
-from pipeline.recipes.recipe import ModelSettings, RaySettings, ResourceSettings, check_captions_have_tags
+from pipeline.recipes.recipe import (
+    ModelSettings,
+    RaySettings,
+    ResourceSettings,
+    check_captions_have_tags,
+    check_consensus_has_agreement,
+)
 from stages.caption_settings import CaptionSettings
 from stages.filter_settings import FilterSettings
 from stages.tag_settings import TagSettings
@@ -54,6 +60,11 @@ class VideoRecipe(BaseModel):
     @model_validator(mode="after")
     def _captions_need_tags(self) -> "VideoRecipe":
         check_captions_have_tags(self.tag, self.caption)
+        return self
+
+    @model_validator(mode="after")
+    def _consensus_needs_agreement(self) -> "VideoRecipe":
+        check_consensus_has_agreement(self.filter, self.generate)
         return self
 
     @model_validator(mode="after")

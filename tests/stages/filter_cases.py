@@ -22,6 +22,7 @@ class Candidate:
     mask: np.ndarray
     predicted_iou: float = 0.95
     stability_score: float = 0.98
+    agreement: int = 1
     crop_box: tuple[int, int, int, int] = WHOLE
 
 
@@ -45,6 +46,7 @@ class Case:
             areas(rles),
             np.array([one.predicted_iou for one in candidates], np.float32),
             np.array([one.stability_score for one in candidates], np.float32),
+            np.array([one.agreement for one in candidates], np.int32),
             np.array(crops, np.int32).reshape(-1, 4),
             rles,
             recipe(self.preset, **self.overrides).filter,
@@ -60,7 +62,9 @@ class Case:
 
 
 def recipe(preset: str, **filters: Any) -> Recipe:
-    return validate_recipe({"input": "in", "output": "out", "preset": preset, "filter": filters})
+    generate = {"agreement_iou": 0.8} if "consensus_thresh" in filters else {}
+    sections = {"generate": generate, "filter": filters}
+    return validate_recipe({"input": "in", "output": "out", "preset": preset, **sections})
 
 
 def rect(x: int, y: int, w: int, h: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

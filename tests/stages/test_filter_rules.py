@@ -142,6 +142,27 @@ def test_null_leaves_a_rule_out(setting: str, candidates: list[Candidate]) -> No
     assert free(*candidates).keep.all()
 
 
+def test_consensus_decides_and_ranks_in_the_place_of_predicted_iou() -> None:
+    square, shifted = rect(50, 50, 60, 60), rect(51, 50, 60, 60)  # IoU .97
+    rated = Candidate(square, predicted_iou=0.99, stability_score=0.96, agreement=1)
+    agreed = Candidate(shifted, predicted_iou=0.9, stability_score=0.96, agreement=3)  # .96 · log2(4) = 1.92
+    assert Case("sam_amg").reasons(rated, agreed) == [None, "box_nms"]
+    assert Case("sam_amg", overrides={"consensus_thresh": 0.9}).reasons(rated, agreed) == ["box_nms", None]
+    assert Case("sam_amg", overrides={"consensus_thresh": 0.97}).reasons(rated, agreed) == ["consensus", None]
+    by_masks = {"consensus_thresh": 0.9, "box_nms_thresh": None}
+    assert Case("default", overrides=by_masks).reasons(rated, agreed) == ["duplicate", None]
+    strict = Case("sam_amg", overrides={"consensus_thresh": 1.9})
+    assert strict.reasons(agreed, rated) == [None, "consensus"] and strict().drop_reason == []
+
+
+def test_across_crops_the_smaller_crop_stays_before_the_higher_consensus() -> None:
+    square = rect(50, 50, 60, 60)
+    found = Case("sa1b", overrides={"consensus_thresh": 0.5})(
+        Candidate(square, agreement=9), Candidate(square, agreement=1, crop_box=LAYER1[0])
+    )
+    assert found.drop_reason == ["crop_nms", None]
+
+
 def test_zero_leaves_clean_up_out() -> None:
     crumbs = Candidate(components(99) * (np.arange(WIDTH) > 200) + rect(50, 50, 2, 2))
     assert sa1b.reasons(crumbs) == ["small"]
@@ -155,6 +176,7 @@ def test_the_rules_stand_in_the_papers_order() -> None:
     assert [rule.__name__ for rule in RULES] == [
         "by_predicted_iou",
         "by_stability",
+        "by_consensus",
         "by_crop_edge",
         "by_box_nms",
         "by_crop_nms",

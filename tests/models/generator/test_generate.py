@@ -1,4 +1,5 @@
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ class Output:
     layer: int
     mask_index: int
     logits: np.ndarray  # of the whole image, far below zero outside the crop
+    low: np.ndarray  # the low-resolution mask, without its padding
 
 
 def naive_outputs(sam: Sam, image: np.ndarray, settings: GenerateSettings) -> list[Output]:
@@ -72,6 +74,7 @@ def naive_outputs(sam: Sam, image: np.ndarray, settings: GenerateSettings) -> li
             prompt = Prompts(torch.tensor([[[x * new[0], y * new[1]]]], dtype=torch.float32), torch.ones(1, 1))
             low, predicted = sam.predict_masks(embedding, prompt, multimask_output=True)
             padded = F.interpolate(low, (size, size), mode="bilinear", align_corners=False)[..., : new[1], : new[0]]
+            rows, columns = (math.ceil(low.shape[-1] * length / size) for length in reversed(new))
             full = F.interpolate(padded, (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0].numpy()
             for mask_index in range(3):
                 logits = np.full((height, width), -1e3, np.float32)
@@ -88,6 +91,7 @@ def naive_outputs(sam: Sam, image: np.ndarray, settings: GenerateSettings) -> li
                         layer=crop.layer,
                         mask_index=mask_index,
                         logits=logits,
+                        low=low[0, mask_index, :rows, :columns].numpy() > 0,
                     )
                 )
     return found
@@ -102,6 +106,12 @@ def between(values: Sequence[float], fraction: float) -> float:
     best = start + int(gaps.argmax())
     assert gaps.max() > 1e-4
     return float((ordered[best] + ordered[best + 1]) / 2)
+
+
+def agreeing(output: Output, others: list[Output], iou_threshold: float) -> int:
+    """The candidates of its crop that say the same."""
+    lows = [other.low for other in others if other.crop_box == output.crop_box]
+    return sum((output.low & low).sum() >= iou_threshold * (output.low | low).sum() > 0 for low in lows)
 
 
 def assert_same(one: Candidates, other: Candidates, tolerance: float = 1e-4) -> None:
@@ -120,7 +130,10 @@ def assert_same(one: Candidates, other: Candidates, tolerance: float = 1e-4) -> 
 )
 def test_equals_a_naive_dense_generator(sam: Sam, layers: tuple[int, ...], downscale: int, shape: tuple) -> None:
     settings = GenerateSettings(
-        points_per_side=POINTS_PER_SIDE, layers=layers, crop_n_points_downscale_factor=downscale
+        points_per_side=POINTS_PER_SIDE,
+        layers=layers,
+        crop_n_points_downscale_factor=downscale,
+        agreement_iou=0.7,
     )
     image = picture(*shape)
     outputs = naive_outputs(sam, image, settings)
@@ -142,6 +155,8 @@ def test_equals_a_naive_dense_generator(sam: Sam, layers: tuple[int, ...], downs
     assert found.crop_box.tolist() == [list(output.crop_box) for output in passed]
     assert found.crop_layer.tolist() == [output.layer for output in passed]
     assert found.mask_index.tolist() == [output.mask_index for output in passed]
+    assert found.agreement is not None and found.agreement.max() > 2
+    assert found.agreement.tolist() == [agreeing(output, passed, 0.7) for output in passed]
     masks = decode_masks(found.rles, *shape)
     for output, mask, rle, stability in zip(passed, masks, found.rles, found.stability_score, strict=True):
         sure = np.abs(output.logits) > 1e-3 * max(1.0, float(output.logits.max()))

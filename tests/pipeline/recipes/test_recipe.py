@@ -67,6 +67,7 @@ def test_thresholds_below_the_store_floor_lower_what_is_generated() -> None:
         ({**MINIMAL, "generate": {"layers": []}}, r"generate.layers: .* name at least one layer"),
         ({**MINIMAL, "generate": {"layers": [1, 0]}}, r"layers must ascend without repeats: \[0, 1\]"),
         ({**MINIMAL, "generate": 3}, "generate: 3 is not valid"),
+        ({**MINIMAL, "filter": {"consensus_thresh": 0.7}}, "consensus_thresh needs generate.agreement_iou; set it to"),
         (
             {**MINIMAL, "preset": "sab1"},
             "preset: 'sab1' is not valid: input should be 'default', 'sam_amg', 'sam2_amg' or 'sa1b'",
