@@ -20,9 +20,9 @@ from models.training.clicks import mask_boxes, random_points
 from models.training.losses import mask_iou
 
 MASKS_PER_IMAGE = 48
-EPOCHS = 24
+EPOCHS = 12
 BATCH = 512
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 WEIGHT_DECAY = 0.05
 CHOICE_WEIGHT, CHOICE_SHARPNESS = 0.3, 8.0
 HELD_OUT = 10  # one image of so many is not fitted to, and judges
