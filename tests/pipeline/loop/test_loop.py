@@ -17,10 +17,10 @@ from models.weight_files import read_metadata
 from models.weights import save_sam
 from pipeline.cli import app
 from pipeline.dataset import open_dataset
-from pipeline.loop.loop import LoopSummary, loop
+from pipeline.loop.loop import LoopSummary, loop, plan_trainings
 from pipeline.loop.rollback import rollback
 from pipeline.loop.settings import LoopRecipe
-from pipeline.recipes.load_recipe import load_loop_recipe
+from pipeline.recipes.load_recipe import load_loop_recipe, validate_recipe
 from pipeline.store.rounds import Round, read_index
 from pipeline.store.storage import Folder
 from pipeline.training.files import read_metrics
@@ -155,6 +155,14 @@ def test_mistakes_are_one_line(recipe: LoopRecipe, tmp_path: Path) -> None:
         load_loop_recipe(str(path))
     assert not (tmp_path / "out").exists()
     assert load_loop_recipe("loop").gate.max_fall == 0.01
+
+
+@pytest.mark.parametrize(("name", "num_steps"), [("loop", 2000), ("loop_sam", 800)])
+def test_the_loops_that_ship_have_valid_trainings(name: str, num_steps: int) -> None:
+    recipe = load_loop_recipe(name)
+    assert validate_recipe(recipe.run).output
+    [training] = plan_trainings(recipe, "dataset", "sam_small", 1)
+    assert training.training.num_steps == num_steps
 
 
 def _checkpoint(weights: Path) -> dict[str, Any]:
