@@ -74,6 +74,7 @@ def driver(program: str, arguments: list[str], cwd: Path) -> subprocess.Popen[st
     )
 
 
+@pytest.mark.slow  # clusters of several nodes take minutes to start on two cores
 def test_a_node_that_dies_in_the_middle_loses_nothing(
     cluster: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -107,6 +108,7 @@ def test_no_cluster_at_the_address_is_one_line(photos: Path, tmp_path: Path, req
     assert len(errors.splitlines()) == 1 and printed == "" and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # clusters of several nodes take minutes to start on two cores
 def test_a_node_that_lacks_weights_or_credentials_is_named_before_anything_is_written(
     s3_server: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_node_that_lacks_weights_or_credentials_is_named_before_anything_is_wr
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in message
 
 
+@pytest.mark.slow  # clusters of several nodes take minutes to start on two cores
 def test_a_run_waits_for_the_machines_that_it_asks_for(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     program = (
         "from pipeline.recipes.load_recipe import load_recipe; from pipeline.runs.growing import resources_for; "
