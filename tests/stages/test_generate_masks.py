@@ -128,6 +128,18 @@ def test_out_of_memory_is_tried_again_smaller(
     assert len(held) == 2, "the batch, then the image"
 
 
+def run_program(program: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
+    """Python in a process of its own, which may end as it likes within `timeout` seconds."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=timeout,
+        check=False,
+        capture_output=True,
+        env=dict(os.environ),
+    )
+
+
 def test_a_hang_ends_the_process() -> None:
     program = """
         import re
@@ -137,14 +149,7 @@ def test_a_hang_ends_the_process() -> None:
         with time_limit(0.2):
             re.match("(a+)+$", "a" * 60 + "b")  # for years, and without letting go of the interpreter's lock
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=Path(__file__).resolve().parents[2],
-        timeout=30,
-        check=False,
-        capture_output=True,
-        env=dict(os.environ),
-    )
+    ended = run_program(program, timeout=30)
     assert ended.returncode == 1 and b"Timeout" in ended.stderr
 
 
@@ -160,14 +165,7 @@ def test_a_process_that_has_lost_its_gpu_ends() -> None:
         leave_if_gpu_is_lost(torch.device("cuda"))
         print("still there", flush=True)
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=Path(__file__).resolve().parents[2],
-        timeout=60,
-        check=False,
-        capture_output=True,
-        env=dict(os.environ),
-    )
+    ended = run_program(program, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"there\n", b"")
 
 
