@@ -1,6 +1,7 @@
 """Trains a CLIP: batches of views with their texts in, one optimiser step out. Knows neither files nor Ray."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from models.clip.contrastive import shared_text_loss
 from models.clip.model import Clip
+from models.clip.regions import normalise_pixels
 from models.precision import computes_in_bf16
+from models.training.muon import Muon
 from models.training.optim import NonFiniteLossError, OptimSettings, learning_rate, set_learning_rate, update_average
 
+_BLOCK_MATRIX = re.compile(r"\.resblocks\.\d+\.(attn|mlp)\..*weight$")
 _TABLE = ("positional_embedding", "class_embedding", "token_embedding")
 
 
@@ -45,7 +49,7 @@ class TextGroup:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Normalised views (N, 3, S, S) and the groups of texts that they are compared with. View i is one of thing
+    """Views (N, S, S, 3), RGB uint8, and the groups of texts that they are compared with. View i is one of thing
     `shows[i]`, whose feature is the mean over its views, as in use; the groups' rows are the things."""
 
     images: Tensor
@@ -62,9 +66,7 @@ class ClipTrainer:
         self.bf16 = settings.bf16 and computes_in_bf16(clip.device)
         self.num_steps_done = 0
         optim = settings.optim
-        self.optimizer = torch.optim.AdamW(
-            clip_parameter_groups(clip, optim.weight_decay), optim.learning_rate, optim.betas
-        )
+        self.optimizers = _make_optimizers(clip, optim)
         self.average = {name: value.detach().clone() for name, value in clip.state_dict().items()}
 
     def step(self, batch: ClipBatch) -> dict[str, float]:
@@ -74,14 +76,15 @@ class ClipTrainer:
         """
         optim = self.settings.optim
         rate = learning_rate(self.num_steps_done, self.settings.num_steps, optim)
-        set_learning_rate([self.optimizer], rate)
+        set_learning_rate(self.optimizers, rate)
         loss, metrics = self._loss(batch)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss of step {self.num_steps_done} is {loss.item()}; lower learning_rate")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clip.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.clip.parameters(), optim.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.clip.cap_logit_scale()
         update_average(self.average, self.clip, optim.ema_decay, self.num_steps_done)
         self.num_steps_done += 1
@@ -90,7 +93,8 @@ class ClipTrainer:
     def _loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         device = self.clip.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            images = batch.images.to(device, memory_format=torch.channels_last)
+            pixels = batch.images.to(device).permute(0, 3, 1, 2).float()  # (N, 3, S, S), still channels last
+            images = normalise_pixels(pixels, self.clip.config)
             views = F.normalize(self.clip.encode_image(images).float(), dim=-1)
             text_features = [self.clip.encode_text(group.tokens.to(device)).float() for group in batch.groups]
         shows = batch.shows.to(device)
@@ -116,7 +120,7 @@ class ClipTrainer:
         return {
             "clip": self.clip.state_dict(),
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "num_steps_done": self.num_steps_done,
         }
 
@@ -124,15 +128,38 @@ class ClipTrainer:
         self.clip.load_state_dict(state["clip"])
         for name, value in state["average"].items():
             self.average[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, of_optimizer in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(of_optimizer)
         self.num_steps_done = state["num_steps_done"]
+
+
+def _make_optimizers(clip: Clip, optim: OptimSettings) -> list[torch.optim.Optimizer]:
+    """One AdamW and, with `muon`, one Muon for the kernels of a ModifiedResNet and the matrices of transformers'
+    blocks; each parameter is in one of them."""
+    inside = {
+        name
+        for name, parameter in clip.named_parameters()
+        if optim.muon and (_BLOCK_MATRIX.search(name) or (clip.config.is_resnet and parameter.ndim == 4))
+    }
+    rest = [one for one in clip.named_parameters() if one[0] not in inside]
+    groups: Any = _parameter_groups(rest, optim.weight_decay)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, optim.learning_rate, optim.betas)]
+    if inside:
+        matrices = [parameter for name, parameter in clip.named_parameters() if name in inside]
+        group = {"params": matrices, "lr_scale": 1.0}
+        optimizers.append(Muon([group], optim.learning_rate, optim.weight_decay))
+    return optimizers
 
 
 def clip_parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices and kernels decay; gains, biases, tables and the temperature do not (arXiv:2103.00020, section 2.5)."""
+    return _parameter_groups(module.named_parameters(), weight_decay)
+
+
+def _parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
     decays: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
+    for name, parameter in named:
         is_table = name.split(".")[-1] in _TABLE or name.startswith("token_embedding")
         (others if parameter.ndim < 2 or is_table else decays).append(parameter)
     return [

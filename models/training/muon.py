@@ -1,5 +1,7 @@
 """Muon: momentum whose matrices are orthogonalised before they are applied.
 
+A kernel is a matrix with a row for each output channel, as in the author's own experiments with convolutions.
+
 Jordan et al. 2024 (kellerjordan.github.io/posts/muon): the quintic Newton-Schulz iteration and its coefficients; the
 size of an update, AdamW's, from Liu et al. 2025 (arXiv:2502.16982, section 2.2). `torch.optim.Muon` does the same in
 bfloat16 whatever the device, which a processor without instructions for it only emulates.
@@ -19,11 +21,11 @@ _ADAMW_RMS = 0.2  # the root mean square of an entry of AdamW's updates, as meas
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; weight decay is decoupled, momentum is Nesterov's. State: `momentum_buffer`."""
+    """For matrices and kernels; weight decay is decoupled, momentum is Nesterov's. State: `momentum_buffer`."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float = 0.1, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        assert all(one.ndim == 2 for group in self.param_groups for one in group["params"])
+        assert all(one.ndim >= 2 for group in self.param_groups for one in group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,9 +38,10 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                direction = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]))
+                direction = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]).flatten(1))
+                size = _ADAMW_RMS * max(direction.shape) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction, alpha=-group["lr"] * _ADAMW_RMS * max(parameter.shape) ** 0.5)
+                parameter.add_(direction.view(parameter.shape), alpha=-group["lr"] * size)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The optimisers of either SAM: AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
+"""The optimisers of either SAM (and the settings of a CLIP's): AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
 
 Layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254) and ViTDet: the deeper into the encoder, the smaller
 the learning rate. Warm-up 250 steps, decay .8, betas (.9, .999), weight decay .1: Kirillov et al. 2023, appendix A.
@@ -31,7 +31,7 @@ class NonFiniteLossError(RuntimeError):
 
 class OptimSettings(BaseModel):
     """`final_share` is the learning rate at the last step, relative to the peak. `ema_decay` 0 keeps no average.
-    With `muon` the matrices of the encoder's blocks and of the decoder's transformer learn by Muon, not AdamW."""
+    With `muon` the matrices of transformers' blocks, and a CLIP's kernels, learn by Muon, not AdamW."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

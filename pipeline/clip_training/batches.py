@@ -5,7 +5,6 @@ import numpy as np
 import torch
 
 from models.clip.config import ClipConfig
-from models.clip.regions import normalise_views
 from models.clip.tokenizer import ClipTokenizer
 from models.training.clip_trainer import ClipBatch, TextGroup
 from pipeline.clip_training.packed import PackedViews
@@ -71,7 +70,7 @@ class ClipBatches:
             images.append(blank_view(rng, self.config.image_size))
             shows.append(len(shown))
             shown.append(LabelledView(None, (0, 0, 0, 0), self.blank_texts))
-        return ClipBatch(normalise_views(images, self.config), torch.tensor(shows), self._groups(shown, rng))
+        return ClipBatch(torch.from_numpy(np.stack(images)), torch.tensor(shows), self._groups(shown, rng))
 
     def _places(self, step: int, kind: int, count: int, length: int) -> list[int]:
         """Of `length` things the `count` of this step."""

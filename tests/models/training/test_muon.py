@@ -38,6 +38,17 @@ def test_steps_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ours - _matrix(8, 24)).abs().max() > 0.03
 
 
+def test_a_kernel_learns_as_the_matrix_of_its_output_channels() -> None:
+    kernel = torch.nn.Parameter(_matrix(8, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+    matrix = torch.nn.Parameter(_matrix(8, 3, 2, 2).flatten(1))
+    for parameter in (kernel, matrix):
+        optimizer = Muon([parameter], lr=0.02)
+        for step in range(2):
+            parameter.grad = (_matrix(8, 3, 2, 2) + step).view(parameter.shape)
+            optimizer.step()
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+
+
 def test_bf16_is_only_computed_where_it_is_no_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_has_matrix_tiles", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)

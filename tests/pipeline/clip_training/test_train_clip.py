@@ -70,6 +70,17 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(scenes: Path, train
         train_clip(recipe(scenes, tmp_path, masks_per_step=13), quiet=True)
 
 
+def test_with_muon_a_training_goes_on_to_the_same_weights_too(scenes: Path, tmp_path: Path) -> None:
+    tower = {**MODEL, "image_size": 32, "patch_size": 32, "vision_layers": [1, 1, 1, 1], "vision_width": 4}
+    training = {"num_steps": 4, "optim": {"learning_rate": 1e-3, "warmup_steps": 1, "muon": True}}
+    changes = {"model": tower, "training": training}
+    whole = train_clip(recipe(scenes, tmp_path / "whole", **changes), quiet=True)
+    train_clip(recipe(scenes, tmp_path / "cut", **changes, stop_after=2), quiet=True)
+    again = train_clip(recipe(scenes, tmp_path / "cut", **changes), quiet=True)
+    one, other = (load_clip(path)[0].state_dict() for path in (whole.weights, again.weights))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_the_checkpoint_has_its_own_tokens_and_views(trained: Path) -> None:
     clip, _ = load_clip(str(trained))
     tokenizer = load_clip_tokenizer(str(trained), clip.config)
@@ -89,6 +100,7 @@ def test_batches_are_a_function_of_the_step_and_captions_leave_relations_out(
     packed = [pack_views(pictures, settings.views, clip.config, 0, tmp_path, quiet=True) for _ in range(2)]
     one, other = (ClipBatches(views, words, tokenizer, clip.config, 0, 2, 12) for views in packed)
     first, same, next_one = one(3), other(3), one(4)
+    assert first.images.dtype == torch.uint8 and first.images.shape[1:] == (32, 32, 3)
     assert torch.equal(first.images, same.images) and not torch.equal(first.images[:3], next_one.images[:3])
     assert first.shows.tolist() == [*np.repeat(np.arange(12), 2).tolist(), *range(12, 18)]  # two views a mask
     assert [group.name for group in first.groups] == ["caption", "colour", "pattern", "scene", "thing"]
