@@ -1,4 +1,5 @@
-"""The optimisers of either SAM (and the settings of a CLIP's): AdamW with layer-wise decay, warm-up and cosine, clipped gradients, averaged weights.
+"""The optimisers of either SAM, and settings that a CLIP's share: AdamW with layer-wise decay, warm-up and cosine,
+clipped gradients, averaged weights.
 
 Layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254) and ViTDet: the deeper into the encoder, the smaller
 the learning rate. Warm-up 250 steps, decay .8, betas (.9, .999), weight decay .1: Kirillov et al. 2023, appendix A.

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import UnreadableError
-from pipeline.store.scans import (
+from pipeline.queries.scans import (
     BESIDE_A_MASK,
     IMAGE_FIELDS,
     IMAGE_ROWS,

@@ -1,26 +1,19 @@
 import dataclasses
 import hashlib
-import http.server
 import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors
 import torch
-from huggingface_hub import constants
 
 from models import weight_files
-from models.published import PUBLISHED, PublishedWeights
+from models.published import PUBLISHED
 from models.sam.build import build_sam
 from models.sam.checkpoints import to_hugging_face
 from models.sam.config import SAM_SIZES
 from models.sam.model import Prompts, Sam
-from models.weight_files import read_checkpoint
 from models.weights import CheckpointError, available_models, convert, load_sam, save_sam, verify_checkpoint
 
 DEBUG = SAM_SIZES["debug"]
@@ -234,180 +227,3 @@ def test_a_damaged_file_is_refused(file: Path, tmp_path: Path, name: str, num_by
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[:num_bytes])
     assert str(tmp_path / name) in refused(tmp_path / name)
-
-
-# ---- fetching, from a real server
-
-
-class Server(http.server.ThreadingHTTPServer):
-    files: dict[str, bytes]
-    requests: list[str]
-    seconds: float = 0.0  # that an answer takes
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files` by path, with the headers that the Hugging Face Hub's client wants to see."""
-
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        time.sleep(self.server.seconds)
-        body = self.server.files.get(self.path)
-        self.send_response(404 if body is None else 200)
-        body = body or b""
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
-    server.files, server.requests = {}, []
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MASKFOUNDRY_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def published(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedWeights:
-    """A small file published under a name of its own: the real ones are gigabytes."""
-    body = file.read_bytes()
-    weights = PublishedWeights(
-        "sam_small", "sam", "https://example.invalid/sam.safetensors", hashlib.sha256(body).hexdigest(), len(body)
-    )
-    monkeypatch.setitem(PUBLISHED, weights.name, weights)
-    return weights
-
-
-def use_mirror(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKFOUNDRY_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/mirror/")
-
-
-def test_a_published_file_is_fetched_once_and_checked(
-    sam: Sam, file: Path, server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_mirror(server, monkeypatch)
-    server.files["/mirror/sam.safetensors"] = file.read_bytes()
-    loaded, sha256 = load_sam("sam_small")
-    assert sha256 == published.sha256
-    assert torch.equal(masks_of(loaded), masks_of(sam))
-    load_sam("sam_small")
-    assert server.requests == ["GET /mirror/sam.safetensors"]
-    assert os.listdir(cache) == ["sam.safetensors"]
-
-
-def test_models_of_one_machine_that_start_together_fetch_once(
-    file: Path, server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_mirror(server, monkeypatch)
-    server.files["/mirror/sam.safetensors"] = file.read_bytes()
-    server.seconds = 0.2
-    with ThreadPoolExecutor(4) as pool:
-        found = [one.sha256 for one in pool.map(read_checkpoint, ["sam_small"] * 4)]
-    assert found == [published.sha256] * 4 and server.requests == ["GET /mirror/sam.safetensors"]
-    assert os.listdir(cache) == ["sam.safetensors"]
-
-
-@pytest.mark.parametrize("body", [b"", b"something else"], ids=["empty", "other bytes"])
-def test_a_file_with_another_checksum_leaves_nothing_behind(
-    server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
-    use_mirror(server, monkeypatch)
-    server.files["/mirror/sam.safetensors"] = body
-    message = refused("sam_small")
-    assert hashlib.sha256(body).hexdigest() in message
-    assert f"not {published.sha256}; nothing was kept" in message
-    assert os.listdir(cache) == []
-
-
-def test_a_cached_file_that_was_changed_is_noticed(file: Path, cache: Path, published: PublishedWeights) -> None:
-    cache.mkdir()
-    changed = bytearray(file.read_bytes())
-    changed[-1] ^= 1
-    (cache / "sam.safetensors").write_bytes(changed)
-    assert "delete the file to have it fetched again" in refused("sam_small")
-
-
-def test_what_cannot_be_fetched_is_explained(
-    server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_mirror(server, monkeypatch)
-    message = refused("sam_small")
-    assert f"cannot fetch http://127.0.0.1:{server.server_port}/mirror/sam.safetensors to {cache}" in message
-    assert "HTTP Error 404" in message
-    assert "put that file there by hand" in message
-    assert os.listdir(cache) == []
-
-
-@pytest.mark.parametrize("mirror", ["http://127.0.0.1:{closed}", "mirror.example", "file:///nowhere"])
-def test_an_unreachable_mirror_is_explained(
-    cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch, mirror: str
-) -> None:
-    with socket.socket() as listener:  # bound but not listening: connections are refused
-        listener.bind(("127.0.0.1", 0))
-        mirror = mirror.format(closed=listener.getsockname()[1])
-        monkeypatch.setenv("MASKFOUNDRY_WEIGHTS_URL", mirror)
-        assert f"sam_small: cannot fetch {mirror}/sam.safetensors" in refused("sam_small")
-    assert os.listdir(cache) == []
-
-
-def test_a_cache_that_cannot_be_written_is_explained(
-    tmp_path: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MASKFOUNDRY_CACHE", str(tmp_path / "file" / "cache"))
-    assert "Not a directory" in refused("sam_small")
-
-
-@pytest.fixture
-def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return server
-
-
-@pytest.mark.parametrize(("suffix", "revision"), [("", "main"), ("@v2", "v2")])
-def test_a_hub_repository_is_fetched(
-    sam: Sam, file: Path, tmp_path: Path, hub: Server, suffix: str, revision: str
-) -> None:
-    convert(str(file), tmp_path / "folder")
-    body = (tmp_path / "folder" / "model.safetensors").read_bytes()
-    hub.files[f"/owner/repo/resolve/{revision}/model.safetensors"] = body
-    loaded, sha256 = load_sam(f"hf://owner/repo{suffix}")
-    assert torch.equal(masks_of(loaded), masks_of(sam))
-    assert sha256 == hashlib.sha256(body).hexdigest()
-
-
-@pytest.mark.parametrize("name", ["hf://owner/other", "hf://not a name/!"])
-def test_a_hub_repository_that_is_not_there_is_explained(hub: Server, name: str) -> None:
-    message = refused(name)
-    assert f"{name}: cannot fetch model.safetensors of" in message
-    assert "copy that file to this machine and give its path" in message

@@ -15,10 +15,10 @@ from pipeline.cli import app
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import UnreadableError
 from pipeline.queries.query import query
+from pipeline.queries.scans import Source, part_source
 from pipeline.queries.sql import IMAGES, MASKS, QueryError, Room
 from pipeline.queries.subset import write_subset
 from pipeline.store.rounds import Round, publish
-from pipeline.store.scans import Source, part_source
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from stages.record import SCHEMA
