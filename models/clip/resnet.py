@@ -1,7 +1,7 @@
 """CLIP's ModifiedResNet tower (facts: CLIP's published `model.py`; arXiv:2103.00020, section 2.4).
 
 A ResNet-D (He et al. 2018, arXiv:1812.01187) whose strides are average pools, so that they do not alias (Zhang 2019,
-arXiv:1904.11486), and whose last pool is attention.
+arXiv:1904.11486), and whose last pool is attention. What no backward pass reads is overwritten, which saves memory.
 """
 
 import torch.nn.functional as F
@@ -34,10 +34,10 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.bn3.weight)  # a fresh block passes its input on
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu_(self.bn1(self.conv1(x)))
+        out = F.relu_(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.avgpool(out)))
-        return F.relu(out + self.downsample(self.avgpool(x)))
+        return F.relu_(out.add_(self.downsample(self.avgpool(x))))
 
 
 class ModifiedResNet(nn.Module):
@@ -67,9 +67,9 @@ class ModifiedResNet(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 32 * width, H / 32, W / 32)."""
-        x = F.relu(self.bn1(self.conv1(images)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
+        x = F.relu_(self.bn1(self.conv1(images)))
+        x = F.relu_(self.bn2(self.conv2(x)))
+        x = self.avgpool(F.relu_(self.bn3(self.conv3(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def pool_regions(self, feature_map: Tensor, masks: Tensor) -> Tensor:

@@ -7,12 +7,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cli.captions import calibrate_captions_command, measure_captions_command
 from pipeline.cli.options import AsJson
 from pipeline.cli.tags import calibrate_tags_command, measure_tags_command
 
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 models_app.command("calibrate-tags")(calibrate_tags_command)
 models_app.command("measure-tags")(measure_tags_command)
+models_app.command("calibrate-captions")(calibrate_captions_command)
+models_app.command("measure-captions")(measure_captions_command)
 
 
 @models_app.command("list")

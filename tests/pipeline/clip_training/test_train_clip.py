@@ -1,17 +1,22 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from models.masks.rle import areas
 from models.weight_files import read_metadata
-from models.weights import VIEWS_NOTE, load_clip, load_clip_tokenizer
+from models.weights import CAPTION_NOTE, VIEWS_NOTE, load_clip, load_clip_tokenizer
+from pipeline.cli import app
 from pipeline.clip_training.batches import ClipBatches
 from pipeline.clip_training.packed import pack_views
 from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
 from pipeline.clip_training.train_captioner import train_captioner
 from pipeline.clip_training.train_clip import train_clip
 from pipeline.clip_training.views import read_labelled_views
+from pipeline.evaluation.captions import LabelledCaptions, calibrate_captions
 from pipeline.evaluation.tags import NamedMasks, calibrate_tags, choose_thresholds, measure_tags
 from pipeline.recipes.load_recipe import load_train_recipe
 from pipeline.recipes.vocabularies import read_vocabulary
@@ -145,6 +150,47 @@ def test_a_captioner_learns_from_the_features(scenes: Path, trained: Path, tmp_p
         CaptionerTrainRecipe.model_validate({**settings, "num_steps": 3, "masks_per_image": 4, "width": 16}), quiet=True
     )
     assert summary.num_masks == 3 * 5 and Path(summary.weights).is_file()
+
+
+@pytest.fixture(scope="module")
+def captioner(scenes: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("captioner")
+    content = {"kind": "captioner", "data": [str(scenes)], "output": str(output), "clip": str(trained), "num_steps": 2}
+    train_captioner(CaptionerTrainRecipe.model_validate({**content, "masks_per_image": 3, "width": 16}), quiet=True)
+    return output / "model.safetensors"
+
+
+def test_captions_are_calibrated_and_measured_by_commands(
+    scenes: Path, trained: Path, captioner: Path, tmp_path: Path
+) -> None:
+    better = tmp_path / "captioner.safetensors"
+    common = ["--clip", str(trained), "--data", str(scenes), "--vocabulary", "scenes", "--limit", "1"]
+    common += ["--label", "colour=colour", "--label", "thing=category", "--min-area", "200"]
+    found = CliRunner().invoke(app, ["models", "calibrate-captions", str(captioner), str(better), *common])
+    assert found.exit_code == 0, found.output
+    assert float(read_metadata(str(better))[CAPTION_NOTE]) == pytest.approx(
+        float(found.output.split("a score of ")[1].split()[0]), abs=1e-3
+    )
+    measured = CliRunner().invoke(app, ["models", "measure-captions", str(better), *common, "--json"])
+    of_images = json.loads(measured.output)
+    assert set(of_images["correct"]) == {"colour", "thing", "all"} and of_images["without_caption"] > 0.5
+    everyone = [*common, "--min-score", "-1", "--template", "{colour} {thing}", "--json"]
+    of_all = json.loads(CliRunner().invoke(app, ["models", "measure-captions", str(better), *everyone]).output)
+    first = read_labelled_views([str(scenes)], LABELS)[0].masks
+    assert of_all["num_masks"] == sum(areas([view.rle])[0] >= 200 for view in first)
+    none = CliRunner().invoke(app, ["models", "measure-captions", str(better), *common[:-1], "999999"])
+    assert isinstance(none.exception, ValueError) and "--min-area 999999: no labelled mask" in str(none.exception)
+
+
+@pytest.mark.parametrize(("right_from", "chosen"), [(0.5, 0.4), (2.0, 0.9)])
+def test_the_score_of_captions_is_the_least_from_which_on_enough_are_right(
+    captioner: Path, tmp_path: Path, right_from: float, chosen: float
+) -> None:
+    scores = np.linspace(0, 1, 1001)
+    found = LabelledCaptions(("colour",), np.append(scores, np.nan), np.append(scores >= right_from, False)[:, None])
+    assert calibrate_captions(str(captioner), found, tmp_path / "c.safetensors", 0.8334) == pytest.approx(
+        chosen, abs=0.01
+    )
 
 
 def test_calibration_writes_thresholds_that_measuring_uses(scenes: Path, trained: Path, tmp_path: Path) -> None:
