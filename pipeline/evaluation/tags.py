@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.masks.rle import areas
+from models.masks.rle import areas, encode_masks
 from models.weight_files import read_metadata
 from models.weights import TAGS_NOTE, load_clip, save_clip
+from pipeline.clip_training.batches import blank_view
 from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.devices import own_device
 from pipeline.progress import progress_bar
 from stages.embed_masks import Features, Regions
-from stages.tag_rules import Thresholds
+from stages.tag_rules import Thresholds, choose_tags
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
 from stages.vocabulary import Vocabulary
@@ -24,6 +25,8 @@ VIEWS_PER_BATCH = 128
 LARGE = 1000
 MIN_OWN_PREDICTIONS = 40  # of a word that gets a threshold of its own
 STEPS = np.linspace(0, 0.995, 200)
+NUM_BLANKS = 120  # crops that show nothing, beside the greys
+BLANK_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,29 @@ def _least(named: NamedMasks, precision: float) -> float:
     return float(STEPS[first_after_last_bad]) if first_after_last_bad < len(STEPS) else 1.0
 
 
+def blank_pictures(seed: int = 0) -> list[np.ndarray]:
+    """Pictures of nothing, (S, S, 3): every sixteenth grey, and as many colours and noises as NUM_BLANKS says."""
+    greys = [np.full((BLANK_SIZE, BLANK_SIZE, 3), min(255, value), np.uint8) for value in range(0, 257, 16)]
+    rng = np.random.default_rng(seed)
+    return greys + [np.ascontiguousarray(blank_view(rng, BLANK_SIZE)) for _ in range(NUM_BLANKS)]
+
+
+def raise_above_blanks(tagger: Tagger, found: Thresholds) -> Thresholds:
+    """The thresholds, higher where a picture of nothing would get a tag of the first group, which names things: one
+    colour all over is no thing, but has a colour."""
+    rles = encode_masks(np.ones((1, BLANK_SIZE, BLANK_SIZE), np.bool_))
+    regions = [Regions(one, rles, np.array([[0, 0, BLANK_SIZE, BLANK_SIZE]], np.int32)) for one in blank_pictures()]
+    name = tagger.vocabulary.groups[0].name
+    own = dict(found.words.get(name, {}))
+    raised = Thresholds(found.groups, {**found.words, name: own}, found.other)
+    for whole, feature in tagger.encoder.encode(regions):
+        scores = tagger.scores(whole, feature)[0]
+        while tags := choose_tags(scores, raised)[0]:
+            for word, share in tags:
+                own[word] = max(raised.of(name, word), share + float(STEPS[1]))
+    return raised
+
+
 def measure_tags(
     settings: TagSettings, vocabulary: Vocabulary, data: Sequence[str], labels: dict[str, str], quiet: bool = False
 ) -> dict[str, GroupMeasure]:
@@ -140,7 +166,8 @@ def calibrate_tags(
     precision: float = 0.95,
     quiet: bool = False,
 ) -> Thresholds:
-    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks.
+    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks, and from
+    which on a blank crop has none.
 
     Raises ValueError for wrong labels, words or an unreadable checkpoint.
     """
@@ -152,8 +179,8 @@ def calibrate_tags(
         if group.name in named:
             names = [word.name for word in group.words]
             groups[group.name], words[group.name] = choose_thresholds(named[group.name], names, precision)
-    found = Thresholds(groups, words)
-    notes = read_metadata(settings.checkpoint) | {TAGS_NOTE: json.dumps({"groups": groups, "words": words})}
+    found = raise_above_blanks(tagger, Thresholds(groups, words))
+    notes = read_metadata(settings.checkpoint) | {TAGS_NOTE: json.dumps({"groups": found.groups, "words": found.words})}
     clip, _ = load_clip(settings.checkpoint)
     notes.pop("format", None)
     save_clip(destination, clip, clip.config, torch.float16, notes=notes)

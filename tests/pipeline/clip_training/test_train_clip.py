@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.masks.rle import areas
+from models.masks.rle import areas, encode_masks
 from models.weight_files import read_metadata
 from models.weights import CAPTION_NOTE, VIEWS_NOTE, load_clip, load_clip_tokenizer
 from pipeline.cli import app
@@ -17,11 +17,21 @@ from pipeline.clip_training.train_captioner import train_captioner
 from pipeline.clip_training.train_clip import train_clip
 from pipeline.clip_training.views import read_labelled_views
 from pipeline.evaluation.captions import LabelledCaptions, calibrate_captions
-from pipeline.evaluation.tags import NamedMasks, calibrate_tags, choose_thresholds, measure_tags
+from pipeline.evaluation.tags import (
+    NamedMasks,
+    blank_pictures,
+    calibrate_tags,
+    choose_thresholds,
+    measure_tags,
+    raise_above_blanks,
+)
 from pipeline.recipes.load_recipe import load_train_recipe
 from pipeline.recipes.vocabularies import read_vocabulary
 from pipeline.scenes.write import write_scenes
+from stages.embed_masks import Regions
+from stages.tag_rules import Thresholds, choose_tags
 from stages.tag_settings import TagSettings
+from stages.tagger import Tagger
 
 LABELS = {"thing": "category", "colour": "colour", "pattern": "pattern", "caption": "caption"}
 MODEL = {
@@ -202,6 +212,22 @@ def test_calibration_writes_thresholds_that_measuring_uses(scenes: Path, trained
     measured = measure_tags(again, words, [str(scenes)], LABELS, quiet=True)
     assert measured["colour"].precision >= 0.95 or measured["colour"].abstained == 1.0
     assert load_clip_tokenizer(str(path), load_clip(str(path))[0].config).vocab_size <= 1024
+
+
+def test_nothing_is_no_thing_from_the_raised_thresholds_on(trained: Path) -> None:
+    tagger = Tagger(TagSettings(checkpoint=str(trained), vocabulary="scenes"), read_vocabulary("scenes"), "cpu", 32)
+    low = Thresholds({"thing": 0.0, "colour": 0.0}, {"thing": {"dog": 0.2}})
+    raised = raise_above_blanks(tagger, low)
+    assert raised.words["thing"]["dog"] >= 0.2 and low.words == {"thing": {"dog": 0.2}}
+    rles = encode_masks(np.ones((1, 64, 64), bool))
+    regions = [Regions(picture, rles, np.array([[0, 0, 64, 64]], np.int32)) for picture in blank_pictures()]
+    things, colours = 0, 0
+    for features in tagger.encoder.encode(regions):
+        scores = tagger.scores(*features)
+        assert choose_tags(scores[0], low)[0], "everything has a tag at a threshold of zero"
+        things += len(choose_tags(scores[0], raised)[0])
+        colours += len(choose_tags(scores[1], raised)[0])
+    assert things == 0 and colours >= len(regions), "one colour all over has a colour"
 
 
 def test_a_threshold_is_the_least_from_which_on_tags_are_right() -> None:
