@@ -5,12 +5,15 @@
 All see the same views of the same labelled masks, cut from pictures that are already decoded, with the same weights,
 and alternate group by group of as many pictures as the stage takes at once. One script encodes the texts once, the
 other, as the example in CLIP's README does, with every crop; that one gets the first masks of each group only.
-On one thread seconds of the processor are measured, on several those of the clock.
+On one thread seconds of the processor are measured, on several those of the clock. With `--processes` the pictures are
+shared out among so many, each with a thread, as the stage's actors share them, and the scripts have as many threads.
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import cv2
@@ -68,6 +71,36 @@ def seconds(now: Callable[[], float], work: Callable[[], Any]) -> tuple[float, A
     return now() - started, result
 
 
+_own: list[Tagger] = []  # a process's
+
+
+def _start(settings: TagSettings) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _own.append(Tagger(settings, read_vocabulary(settings.vocabulary), "cpu", VIEWS_AT_ONCE))
+
+
+def _encode(regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
+    return _own[0].encoder.encode(regions)
+
+
+def shared_out(settings: TagSettings, processes: int) -> Callable[[Sequence[Regions]], list[tuple[Features, Features]]]:
+    """`MaskEncoder.encode` in several processes; the groups of pictures are of about as many masks each."""
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start, (settings,))
+
+    def encode(regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
+        order = sorted(range(len(regions)), key=lambda index: -len(regions[index].rles))
+        parts: list[list[int]] = [[] for _ in range(processes)]
+        for index in order:
+            min(parts, key=lambda part: sum(len(regions[one].rles) for one in part)).append(index)
+        found: dict[int, tuple[Features, Features]] = {}
+        for part, own in zip(parts, pool.map(_encode, [[regions[one] for one in part] for part in parts]), strict=True):
+            found.update(zip(part, own, strict=True))
+        return [found[index] for index in range(len(regions))]
+
+    return encode
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -75,13 +108,16 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="scenes")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    cv2.setNumThreads(arguments.threads)
-    now = time.process_time if arguments.threads == 1 else time.perf_counter
+    threads = max(arguments.threads, arguments.processes)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    now = time.process_time if threads == 1 else time.perf_counter
     settings = TagSettings(checkpoint=arguments.checkpoint, vocabulary=arguments.vocabulary)
     tagger = Tagger(settings, read_vocabulary(arguments.vocabulary), "cpu", VIEWS_AT_ONCE)
     pictures = [one for one in read_labelled_views([arguments.data], {"thing": "category"}) if one.masks]
+    encode = tagger.encoder.encode if arguments.processes == 1 else shared_out(settings, arguments.processes)
     clip, _ = load_clip(arguments.checkpoint)  # as it is published: the tagger changes its own
     loop = together = texts = 0.0
     num_masks = num_same = num_words = num_with_texts = 0
@@ -92,9 +128,9 @@ def main() -> None:
             for one in group
         ]
         if start == 0:
-            tagger.encoder.encode(regions[:1])
+            encode(regions)
             one_at_a_time(clip, tagger.encoder.views, regions[:1])
-        spent, found = seconds(now, lambda regions=regions: tagger.encoder.encode(regions))
+        spent, found = seconds(now, lambda regions=regions: encode(regions))
         together += spent
         spent, alone = seconds(now, lambda regions=regions: one_at_a_time(clip, tagger.encoder.views, regions))
         loop += spent
@@ -109,7 +145,9 @@ def main() -> None:
                 num_same += int((ours.best()[0] == theirs.best()[0]).sum())
                 num_words += len(own)
     each, crops, readme = together / num_masks, loop / num_masks, texts / num_with_texts
-    kind = "of the processor" if arguments.threads == 1 else f"by the clock, {arguments.threads} threads,"
+    kind = "of the processor" if threads == 1 else f"by the clock, {threads} threads,"
+    if arguments.processes > 1:
+        kind = f"by the clock, {arguments.processes} processes or threads,"
     print(f"{num_masks:,} masks; milliseconds {kind} a mask, and how much the batches save:")
     print(f"  batches across masks           {1e3 * each:8.2f}")
     print(f"  one crop at a time             {1e3 * crops:8.2f}  {crops / each:6.1f} times")
