@@ -25,6 +25,9 @@ def calibrate_tags_command(
     vocabulary: Words = "everyday",
     label: Labels = None,
     precision: Annotated[float, typer.Option(min=0, max=1, help="The share of tags that are to be right.")] = 0.95,
+    blanks: Annotated[
+        bool, typer.Option("--blanks", help="Higher, too, than what blank pictures reach in the first group of words.")
+    ] = False,
 ) -> None:
     """Write a CLIP with the thresholds at which its tags are as precise as asked on labelled masks."""
     from pathlib import Path
@@ -34,7 +37,7 @@ def calibrate_tags_command(
     from stages.tag_settings import TagSettings
 
     words, settings = read_vocabulary(vocabulary), TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
-    found = calibrate_tags(settings, words, [data], parse_labels(label), Path(destination), precision)
+    found = calibrate_tags(settings, words, [data], parse_labels(label), Path(destination), precision, blanks)
     for group, threshold in found.groups.items():
         print(f"{group}: {threshold:.3f}, and its own for {len(found.words[group])} words")
     print(f"{checkpoint} → {destination}")

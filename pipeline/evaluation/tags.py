@@ -117,8 +117,8 @@ def blank_pictures(seed: int = 0) -> list[np.ndarray]:
 
 
 def raise_above_blanks(tagger: Tagger, found: Thresholds) -> Thresholds:
-    """The thresholds, higher where a picture of nothing would get a tag of the first group, which names things: one
-    colour all over is no thing, but has a colour."""
+    """The thresholds, higher where a picture of nothing would get a tag of the first group, which is to name things:
+    one colour all over is no thing, but has a colour."""
     rles = encode_masks(np.ones((1, BLANK_SIZE, BLANK_SIZE), np.bool_))
     regions = [Regions(one, rles, np.array([[0, 0, BLANK_SIZE, BLANK_SIZE]], np.int32)) for one in blank_pictures()]
     name = tagger.vocabulary.groups[0].name
@@ -164,10 +164,11 @@ def calibrate_tags(
     labels: dict[str, str],
     destination: Path,
     precision: float = 0.95,
+    blanks: bool = False,
     quiet: bool = False,
 ) -> Thresholds:
-    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks, and from
-    which on a blank crop has none.
+    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks; with
+    `blanks` they are high enough, too, for a picture of nothing to be no thing.
 
     Raises ValueError for wrong labels, words or an unreadable checkpoint.
     """
@@ -179,7 +180,9 @@ def calibrate_tags(
         if group.name in named:
             names = [word.name for word in group.words]
             groups[group.name], words[group.name] = choose_thresholds(named[group.name], names, precision)
-    found = raise_above_blanks(tagger, Thresholds(groups, words))
+    found = Thresholds(groups, words)
+    if blanks:
+        found = raise_above_blanks(tagger, found)
     notes = read_metadata(settings.checkpoint) | {TAGS_NOTE: json.dumps({"groups": found.groups, "words": found.words})}
     clip, _ = load_clip(settings.checkpoint)
     notes.pop("format", None)
