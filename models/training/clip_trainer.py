@@ -136,17 +136,17 @@ class ClipTrainer:
 def _make_optimizers(clip: Clip, optim: OptimSettings) -> list[torch.optim.Optimizer]:
     """One AdamW and, with `muon`, one Muon for the kernels of a ModifiedResNet and the matrices of transformers'
     blocks; each parameter is in one of them."""
+    named = dict(clip.named_parameters())
     inside = {
-        name
-        for name, parameter in clip.named_parameters()
+        name: parameter
+        for name, parameter in named.items()
         if optim.muon and (_BLOCK_MATRIX.search(name) or (clip.config.is_resnet and parameter.ndim == 4))
     }
-    rest = [one for one in clip.named_parameters() if one[0] not in inside]
+    rest = [(name, parameter) for name, parameter in named.items() if name not in inside]
     groups: Any = _parameter_groups(rest, optim.weight_decay)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, optim.learning_rate, optim.betas)]
     if inside:
-        matrices = [parameter for name, parameter in clip.named_parameters() if name in inside]
-        group = {"params": matrices, "lr_scale": 1.0}
+        group = {"params": list(inside.values()), "lr_scale": 1.0}
         optimizers.append(Muon([group], optim.learning_rate, optim.weight_decay))
     return optimizers
 
