@@ -1,18 +1,14 @@
 """Weights are fetched from a real server, checked and kept."""
 
 import hashlib
-import http.server
 import os
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from models.published import PUBLISHED, PublishedWeights
 from models.sam.build import build_sam
@@ -20,6 +16,7 @@ from models.sam.config import SAM_SIZES
 from models.sam.model import Sam
 from models.weight_files import read_checkpoint
 from models.weights import CheckpointError, convert, load_sam, save_sam
+from tests.models.weight_server import WeightServer, use_as_hub, weight_server
 
 DEBUG = SAM_SIZES["debug"]
 
@@ -45,50 +42,10 @@ def refused(checkpoint: str | Path) -> str:
     return message
 
 
-class Server(http.server.ThreadingHTTPServer):
-    files: dict[str, bytes]
-    requests: list[str]
-    seconds: float = 0.0  # that an answer takes
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files` by path, with the headers that the Hugging Face Hub's client wants to see."""
-
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        time.sleep(self.server.seconds)
-        body = self.server.files.get(self.path)
-        self.send_response(404 if body is None else 200)
-        body = body or b""
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
-    server.files, server.requests = {}, []
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server() -> Iterator[WeightServer]:
+    with weight_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -108,12 +65,12 @@ def published(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pu
     return weights
 
 
-def use_mirror(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_mirror(server: WeightServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKFOUNDRY_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/mirror/")
 
 
 def test_a_published_file_is_fetched_once_and_checked(
-    file: Path, server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
+    file: Path, server: WeightServer, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_mirror(server, monkeypatch)
     server.files["/mirror/sam.safetensors"] = file.read_bytes()
@@ -126,7 +83,7 @@ def test_a_published_file_is_fetched_once_and_checked(
 
 
 def test_models_of_one_machine_that_start_together_fetch_once(
-    file: Path, server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
+    file: Path, server: WeightServer, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_mirror(server, monkeypatch)
     server.files["/mirror/sam.safetensors"] = file.read_bytes()
@@ -139,7 +96,7 @@ def test_models_of_one_machine_that_start_together_fetch_once(
 
 @pytest.mark.parametrize("body", [b"", b"something else"], ids=["empty", "other bytes"])
 def test_a_file_with_another_checksum_leaves_nothing_behind(
-    server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch, body: bytes
+    server: WeightServer, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     use_mirror(server, monkeypatch)
     server.files["/mirror/sam.safetensors"] = body
@@ -158,7 +115,7 @@ def test_a_cached_file_that_was_changed_is_noticed(file: Path, cache: Path, publ
 
 
 def test_what_cannot_be_fetched_is_explained(
-    server: Server, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
+    server: WeightServer, cache: Path, published: PublishedWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_mirror(server, monkeypatch)
     message = refused("sam_small")
@@ -189,19 +146,13 @@ def test_a_cache_that_cannot_be_written_is_explained(
 
 
 @pytest.fixture
-def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def hub(server: WeightServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightServer:
+    use_as_hub(server, tmp_path / "hub", monkeypatch)
     return server
 
 
 @pytest.mark.parametrize(("suffix", "revision"), [("", "main"), ("@v2", "v2")])
-def test_a_hub_repository_is_fetched(file: Path, tmp_path: Path, hub: Server, suffix: str, revision: str) -> None:
+def test_a_hub_repository_is_fetched(file: Path, tmp_path: Path, hub: WeightServer, suffix: str, revision: str) -> None:
     convert(str(file), tmp_path / "folder")
     body = (tmp_path / "folder" / "model.safetensors").read_bytes()
     hub.files[f"/owner/repo/resolve/{revision}/model.safetensors"] = body
@@ -211,7 +162,7 @@ def test_a_hub_repository_is_fetched(file: Path, tmp_path: Path, hub: Server, su
 
 
 @pytest.mark.parametrize("name", ["hf://owner/other", "hf://not a name/!"])
-def test_a_hub_repository_that_is_not_there_is_explained(hub: Server, name: str) -> None:
+def test_a_hub_repository_that_is_not_there_is_explained(hub: WeightServer, name: str) -> None:
     message = refused(name)
     assert f"{name}: cannot fetch model.safetensors of" in message
     assert "copy that file to this machine and give its path" in message

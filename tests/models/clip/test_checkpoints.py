@@ -1,9 +1,7 @@
 import dataclasses
 import gzip
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from huggingface_hub import constants
 from torch import Tensor
 
 from models.clip.build import build_clip
@@ -20,6 +17,7 @@ from models.clip.config import CLIP_SIZES, ClipConfig
 from models.clip.model import Clip
 from models.clip.tokenizer import ClipTokenizer
 from models.weights import CheckpointError, load_clip, load_clip_tokenizer, save_clip
+from tests.models.weight_server import use_as_hub, weight_server
 
 MakeClip = Callable[[ClipConfig], Clip]
 DEBUG = CLIP_SIZES["debug"]
@@ -259,49 +257,13 @@ def test_sizes_that_a_published_config_gives_twice() -> None:
     assert infer_config(state, json.dumps(config)) == CLIP_SIZES["vit_l14"]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """A Hugging Face Hub of one repository, whose files are those of `folder`."""
-
-    folder: Path
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        path = self.folder / self.path.removeprefix("/owner/repo/resolve/main/")
-        body = path.read_bytes() if path.is_file() else b""
-        self.send_response(200 if path.is_file() else 404)
-        if not path.is_file():
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder whose files hf://owner/repo has."""
-    monkeypatch.setattr(Handler, "folder", folder, raising=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with weight_server() as server:
+        server.repository = ("/owner/repo/resolve/main/", folder)
+        use_as_hub(server, tmp_path / "cache", monkeypatch)
+        yield folder
 
 
 def test_a_repository_of_the_hub(hub: Path, merges: str) -> None:
