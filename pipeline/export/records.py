@@ -6,15 +6,17 @@ import re
 from typing import Any
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+HASH_DIGITS = 16  # 64 bits: two of a billion images meet by chance in one dataset of 37
 
 
 def stem(image_id: str) -> str:
     """A file name for an image: readable, the same in every export, unique, and never a path out of its folder.
 
-    What is not plain in the image's id becomes `_`; eight hex digits of the id's hash keep names apart.
+    A function of the id alone, so that a file which another tool gives back under its name can be matched. What is not
+    plain in the id becomes `_`; HASH_DIGITS hex digits of the id's hash keep names apart.
     """
     plain = _UNSAFE.sub("_", image_id.rpartition(".")[0] or image_id).strip("_")[-80:]
-    return f"{plain}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    return f"{plain}-{hashlib.sha256(image_id.encode()).hexdigest()[:HASH_DIGITS]}"
 
 
 def sa1b_record(row: dict[str, Any], number: int, file_name: str) -> dict[str, Any]:

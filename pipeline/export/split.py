@@ -1,4 +1,4 @@
-"""Train, validation and test: near-duplicates stay together, and the same seed gives the same split."""
+"""Train, validation and test: near-duplicates stay together, and what an export has assigned stays as it is."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from pipeline.errors import RunError
 
 SPLITS = ("train", "val", "test")
 # Near-duplicates differ in at most so many of the 64 bits of their perceptual hashes, directly or through others.
@@ -30,34 +32,55 @@ def parse_shares(text: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Split:
-    """Which split an image belongs to: by a hash of the seed and of its group's smallest perceptual hash.
+    """Which split an image belongs to.
 
-    `hashes` are the images' perceptual hashes, sorted and without repeats, `groups` the smallest of each one's group.
-    An image without one goes by its content. Shares are kept on average, not exactly; what is added later moves no
-    image, unless it joins two groups.
+    `hashes` are perceptual hashes, sorted and without repeats, `assigned` the place in SPLITS of each one's group. An
+    image without a hash goes by its content, which no other image can change.
     """
 
     shares: tuple[float, float, float]
     seed: int
     hashes: np.ndarray = field(repr=False)
-    groups: np.ndarray = field(repr=False)
+    assigned: np.ndarray = field(repr=False)
 
     def of(self, row: dict[str, Any]) -> str:
-        """`train`, `val` or `test`."""
+        """`train`, `val` or `test`. Raises RunError for a perceptual hash that the split does not know."""
         if row["phash"] is None:
-            key = row["content_sha256"] or row["image_id"]
-        else:
-            place = np.searchsorted(self.hashes, np.uint64(int(row["phash"], 16)))
-            key = f"{int(self.groups[place]):016x}"
-        digest = hashlib.sha256(f"{self.seed} {key}".encode()).digest()
-        drawn = int.from_bytes(digest[:7], "big") / (1 << 56)
-        return SPLITS[int(np.searchsorted(np.cumsum(self.shares)[:2], drawn, side="right"))]
+            return SPLITS[_draw(self.shares, self.seed, row["content_sha256"] or row["image_id"])]
+        wanted = np.uint64(int(row["phash"], 16))
+        place = int(np.searchsorted(self.hashes, wanted))
+        if place == len(self.hashes) or self.hashes[place] != wanted:
+            raise RunError(f"{row['image_id']} changed while the dataset was exported; run the same export again")
+        return SPLITS[int(self.assigned[place])]
+
+    def places(self, hashes: np.ndarray) -> np.ndarray:
+        """The places in SPLITS of `hashes` uint64 (N,), all of which are assigned; uint8 (N,)."""
+        return self.assigned[np.searchsorted(self.hashes, hashes)]
 
 
-def make_split(phashes: list[str], shares: tuple[float, float, float], seed: int) -> Split:
-    """Groups images by their perceptual hashes (16 hex digits each)."""
-    hashes = np.unique(np.array([int(one, 16) for one in phashes], np.uint64))
-    return Split(shares, seed, hashes, group_hashes(hashes))
+def make_split(hashes: np.ndarray, shares: tuple[float, float, float], seed: int, before: Split | None = None) -> Split:
+    """Assigns groups of near-duplicates among `hashes` uint64 (N,) and those of `before`, which stay known.
+
+    A group that `before` knows keeps its split; where a newcomer joins groups of several splits, all of it goes to the
+    first of them in the order train, val, test, so that nothing that was trained on comes to be validated or tested
+    with. Any other group is drawn by a hash of the seed and its smallest perceptual hash; shares are kept on average.
+    """
+    known = np.zeros(0, np.uint64) if before is None else before.hashes
+    hashes = np.unique(np.concatenate([hashes.astype(np.uint64), known]))
+    groups, group_of = np.unique(group_hashes(hashes), return_inverse=True)
+    none = len(SPLITS)
+    assigned = np.full(len(groups), none, np.uint8)
+    if before is not None:
+        np.minimum.at(assigned, group_of[np.searchsorted(hashes, before.hashes)], before.assigned)
+    for place in np.flatnonzero(assigned == none).tolist():
+        assigned[place] = _draw(shares, seed, f"{int(groups[place]):016x}")
+    return Split(shares, seed, hashes, assigned[group_of])
+
+
+def _draw(shares: tuple[float, float, float], seed: int, key: str) -> int:
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    drawn = int.from_bytes(digest[:7], "big") / (1 << 56)
+    return int(np.searchsorted(np.cumsum(shares)[:2], drawn, side="right"))
 
 
 def group_hashes(hashes: np.ndarray) -> np.ndarray:

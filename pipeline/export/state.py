@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from pipeline.dataset import Dataset, Part
+from pipeline.export.assignments import Assignments
 from pipeline.export.job import STATE
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.read_source import etag
 
 MAX_NAMED = 20
+FILES_VERSION = 2  # of how files are named: an export of another version is written anew
 _SETTINGS = f"{STATE}/settings.json"
 _DONE = f"{STATE}/done"
 
@@ -39,9 +41,16 @@ class Counts:
 class State:
     """Parts that are done are not written again, as long as neither they, nor newer rounds, nor `settings` change."""
 
-    def __init__(self, dataset: Dataset, folder: Folder, categories: dict[str, int]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        parts: list[Part],
+        folder: Folder,
+        categories: dict[str, int],
+        assignments: Assignments | None,
+    ) -> None:
         self.folder = folder
-        self.tokens = _tokens(dataset, categories)
+        self.tokens = _tokens(dataset, parts, categories, assignments)
 
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Raises ValueError where the folder holds an export of other settings."""
@@ -83,18 +92,23 @@ def part_name(part: Part) -> str:
     return f"round-{part.round:03d}-part-{part.number:06d}"
 
 
-def _tokens(dataset: Dataset, categories: dict[str, int]) -> dict[str, str]:
-    """For each part what its rows depend on: its file, the files of newer rounds, the numbers of the categories."""
+def _tokens(
+    dataset: Dataset, parts: list[Part], categories: dict[str, int], assignments: Assignments | None
+) -> dict[str, str]:
+    """For each part what its files depend on: its own file, the files of newer rounds, the numbers of the categories,
+    the splits of its images."""
     source = Folder(dataset.uri)
     by_round: dict[int, dict[str, str]] = {}
-    for part in dataset.parts():
+    splits: dict[str, str] = {}
+    for part in parts:
         about = source.ask(partial(source.fs.info, Round(source, part.round).part_path(part.number)))
         by_round.setdefault(part.round, {})[part_name(part)] = etag(about)
-    newer = hashlib.sha256(json.dumps(categories).encode())
+        splits[part_name(part)] = "" if assignments is None else assignments.token(part)
+    newer = hashlib.sha256(json.dumps([FILES_VERSION, categories]).encode())
     tokens = {}
     for number in sorted(by_round, reverse=True):
         above = newer.hexdigest()
         for name, tag in sorted(by_round[number].items()):
-            tokens[name] = hashlib.sha256(f"{tag} {above}".encode()).hexdigest()[:16]
+            tokens[name] = hashlib.sha256(f"{tag} {above} {splits[name]}".encode()).hexdigest()[:16]
             newer.update(f"{name} {tag}".encode())
     return tokens

@@ -11,11 +11,12 @@ import pyarrow as pa
 from pipeline.dataset import Dataset, Part
 from pipeline.errors import UnreadableError
 from pipeline.export import coco, huggingface, label_studio, panoptic, sa1b, webdataset, yolo
+from pipeline.export.assignments import Assignments
 from pipeline.export.job import Item, Job, Written
 from pipeline.export.pictures import picture
 from pipeline.export.records import stem
 from pipeline.export.resize import resize_row, smaller_size
-from pipeline.export.split import SPLITS, Split, make_split
+from pipeline.export.split import SPLITS, Split
 from pipeline.export.state import Counts, State, part_name
 from pipeline.progress import progress_bar
 from pipeline.queries.query import query
@@ -75,10 +76,12 @@ def export(
 
     `pictures` writes the images' files too; without, records name them by their URIs. `short_side` makes images that
     are larger smaller, and their masks with them. `split` are the shares of train, val and test, each a folder of its
-    own; near-duplicates stay together. An image whose picture cannot be read is left out and counted. Run again after
-    a kill or a change of the dataset, only what is missing or changed is written.
+    own; near-duplicates stay together, and images stay where they are (`make_split` says what moves one). An image
+    whose picture cannot be read is left out and counted. Run again after a kill or a change of the dataset, only what
+    is missing or changed is written.
 
-    Raises ValueError for a folder that holds an export with other settings.
+    Raises ValueError for a folder that holds an export with other settings, and RunError for a dataset whose images
+    change meanwhile.
     """
     chosen, folder = LAYOUTS[layout], Folder(output)
     if dataset.every_round:
@@ -88,7 +91,9 @@ def export(
         raise ValueError(f"{reason}: the pictures must be written too; add --images")
     places = tuple(f"{name}/" for name in SPLITS) if split else ("",)
     job = Job(folder, dataset.uri, places, _categories(dataset) if chosen.has_categories else {})
-    state = State(dataset, folder, job.categories)
+    parts = dataset.parts()
+    assignments = Assignments(dataset, parts, folder, split, seed) if split else None
+    state = State(dataset, parts, folder, job.categories, assignments)
     state.check_settings(
         {
             **{name: getattr(dataset, name) for name in ("uri", "candidates", "predicate")},
@@ -97,8 +102,10 @@ def export(
         }
     )
     state.remove_outdated()
-    work = _Work(dataset, job, state, chosen, pictures, short_side, _split(dataset, split, seed))
-    parts, summary = dataset.parts(), ExportSummary(output=output, layout=layout)
+    if assignments is not None:
+        assignments.save()
+    work = _Work(dataset, job, state, chosen, pictures, short_side, assignments.split if assignments else None)
+    summary = ExportSummary(output=output, layout=layout)
     with progress_bar("exporting", len(parts), "parts", quiet) as update, ThreadPoolExecutor(NUM_THREADS) as pool:
         for done, counts in enumerate(pool.map(work.export_part, parts), start=1):
             summary.add(counts)
@@ -176,10 +183,3 @@ def _categories(dataset: Dataset) -> dict[str, int]:
     found, _ = query(dataset, f"SELECT DISTINCT tag FROM masks WHERE tag IS NOT NULL{where} ORDER BY tag")
     names = [name for name in found["tag"].to_pylist() if name != label_studio.NO_TAG]
     return {name: number for number, name in enumerate([label_studio.NO_TAG, *names], start=1)}
-
-
-def _split(dataset: Dataset, shares: tuple[float, float, float] | None, seed: int) -> Split | None:
-    if shares is None:
-        return None
-    found, _ = query(dataset, "SELECT DISTINCT phash FROM images WHERE phash IS NOT NULL")
-    return make_split(found["phash"].to_pylist(), shares, seed)

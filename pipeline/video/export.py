@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models.masks.rle import bounding_boxes, compress_counts
+from pipeline.export.records import stem
 from pipeline.store.storage import Folder
 from pipeline.video.masklets import Masklets
 
@@ -33,9 +34,9 @@ def export_masklets(
 ) -> VideoExportSummary:
     """Write the kept masklets (those for which the SQL predicate holds) as JSON into the folder `output`.
 
-    `sav`: a file a video, `<video>_auto.json`, of SA-V's fields; `masklet[frame][object]` is an empty mask where the
-    object is out of sight or not yet found. `youtube-vis`: one `annotations.json`, null where nothing is seen; a
-    masklet's category is its best tag, `object` without one.
+    `sav`: a file a video, `<video>_auto.json` by the video's `stem`, of SA-V's fields; `masklet[frame][object]` is an
+    empty mask where the object is out of sight or not yet found. `youtube-vis`: one `annotations.json`, null where
+    nothing is seen; a masklet's category is its best tag, `object` without one.
     """
     folder = Folder(output)
     summary = VideoExportSummary(output, layout)
@@ -46,8 +47,7 @@ def export_masklets(
         summary.videos += 1
         summary.masklets += len(rows)
         if layout == "sav":
-            name = rows[0]["video_id"].replace("/", "__")
-            folder.write(f"{name}_auto.json", json.dumps(sav_record(rows)).encode())
+            folder.write(f"{stem(rows[0]['video_id'])}_auto.json", json.dumps(sav_record(rows)).encode())
             continue
         first = rows[0]
         videos.append(

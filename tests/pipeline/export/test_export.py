@@ -115,3 +115,29 @@ def test_a_damaged_part_is_named(tmp_path: Path, make_dataset: MakeDataset, shap
     for layout in ("coco", "sa1b"):
         with pytest.raises(UnreadableError, match=r"part-000001\.parquet cannot be read"):
             export(open_dataset(uri), str(tmp_path / layout), layout, pictures=False, quiet=True)
+
+
+def test_names_that_agree_in_32_bits_stay_apart(tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray) -> None:
+    """Ids without a plain letter, whose hashes begin with the same eight hex digits."""
+    names = ["一久仃.png", "一亐些.png"]
+    uri = make_dataset(tmp_path, {name: shapes[1:3] for name in names})
+    for layout in ("coco", "sa1b", "yolo"):
+        summary = export(open_dataset(uri), str(tmp_path / layout), layout, pictures=True, quiet=True)
+        assert (summary.images, len(list((tmp_path / layout).rglob("*.png")))) == (2, 2)
+
+
+def test_an_export_of_an_older_version_is_written_anew(
+    tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray
+) -> None:
+    uri = make_dataset(tmp_path, {f"{name}.png": shapes[1:4] for name in "abc"})
+    out = tmp_path / "out"
+    export(open_dataset(uri), str(out), "sa1b", pictures=True, quiet=True)
+    before = sorted(path.name for path in out.glob("*.*"))
+    for mark in (out / "_export" / "done").iterdir():
+        content = json.loads(mark.read_text())
+        names = {name: f"{Path(name).stem[:-8]}{Path(name).suffix}" for name in content["files"]}
+        for name, older in names.items():
+            (out / name).rename(out / older)
+        mark.write_text(json.dumps(content | {"token": "older", "files": list(names.values())}))
+    export(open_dataset(uri), str(out), "sa1b", pictures=True, quiet=True)
+    assert sorted(path.name for path in out.glob("*.*")) == before

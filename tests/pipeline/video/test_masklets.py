@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.masks.rle import areas, decode_masks, encode_masks
+from pipeline.export.records import stem
 from pipeline.queries.sql import QueryError
 from pipeline.scenes.write_clips import write_clips
 from pipeline.store.rounds import publish
@@ -97,7 +98,7 @@ def test_questions(masklets: Masklets) -> None:
 def test_sav(masklets: Masklets, tmp_path: Path) -> None:
     summary = export_masklets(masklets, str(tmp_path / "sav"), "sav")
     assert (summary.videos, summary.masklets) == (1, 2)
-    record = json.loads((tmp_path / "sav" / "a.mp4_auto.json").read_text())
+    record = json.loads((tmp_path / "sav" / f"{stem('a.mp4')}_auto.json").read_text())
     assert record["masklet_num"] == 2 and record["masklet_id"] == [0, 1]
     assert record["masklet_first_appeared_frame"] == [0.0, 1.0]
     assert record["masklet_frame_count"] == [3, 3] and record["masklet_visibility_changes"] == [2, 0]
@@ -108,6 +109,15 @@ def test_sav(masklets: Masklets, tmp_path: Path) -> None:
     rle = record["masklet"][3][1]
     assert rle["size"] == [HEIGHT, WIDTH]
     assert decode_masks([rle["counts"].encode()], HEIGHT, WIDTH)[0, 10:20, 62:72].all()
+
+
+def test_videos_whose_names_differ_by_their_folder_have_files_of_their_own(masklets: Masklets, tmp_path: Path) -> None:
+    names = ["a/b.mp4", "a__b.mp4"]
+    rows = [masklet(name, f"file:///{name}", 0, 0, [5, 15, None, 35]) for name in names]
+    MaskletRound(Folder(masklets.uri), 0).write_part(0, masklet_table(rows))
+    assert export_masklets(masklets, str(tmp_path / "sav"), "sav").videos == 2
+    records = [json.loads(path.read_text()) for path in (tmp_path / "sav").iterdir()]
+    assert sorted(record["video_id"] for record in records) == names
 
 
 def test_youtube_vis(masklets: Masklets, tmp_path: Path) -> None:
