@@ -1,22 +1,17 @@
 """Frames of a video, read as they are asked for: files that FFmpeg knows, and folders of pictures, of any store."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
-import av
 import numpy as np
 
-from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import open_filesystem, read_source
+from stages.frame_folder import FrameFolder
+from stages.read_source import open_filesystem
 from stages.retry import retried
+from stages.video_file import VideoFile
 from stages.video_settings import VideoSettings
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CACHED = 4  # frames, for one that is asked for again
-_LONGEST_WALK = 64  # frames to decode and pass over, before it is better to seek
 
 
 class VideoFrames:
@@ -27,9 +22,12 @@ class VideoFrames:
     """
 
     def __init__(self, uri: str, settings: VideoSettings) -> None:
-        """Raises ValueError for a video without frames or with too large ones, and FFmpeg's error for a broken one."""
-        source = _File(uri) if uri.lower().endswith(VIDEO_SUFFIXES) else _Folder(uri)
-        self._source: _File | _Folder = source
+        """Raises ValueError for a video without frames, with too large ones or whose order is not known, and FFmpeg's
+        error for a broken one."""
+        fs, path = open_filesystem(uri)
+        is_folder = retried(lambda: fs.info(path))["type"] == "directory"
+        source = FrameFolder(uri, settings) if is_folder else VideoFile(uri, settings)
+        self._source: VideoFile | FrameFolder = source
         self._chosen = choose_frames(source.times, settings.fps)[: settings.max_frames]
         self.times = [source.times[index] - source.times[0] for index in self._chosen]
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -69,66 +67,7 @@ def choose_frames(times: list[float], fps: float | None) -> list[int]:
     without `fps`."""
     if fps is None or len(times) < 2:
         return list(range(len(times)))
-    count = int(np.floor((times[-1] - times[0]) * fps + 1e-6)) + 1
-    wanted = times[0] + np.arange(count) / fps
-    return np.unique(np.searchsorted(times, wanted + 1e-6, side="right") - 1).tolist()
-
-
-class _File:
-    """A video file. Frames go by their time stamps, so a variable rate is what the file says it is."""
-
-    def __init__(self, uri: str) -> None:
-        fs, path = open_filesystem(uri)
-        self._handle: Any = retried(lambda: fs.open(path, "rb"))
-        with ExitStack() as undo:
-            undo.callback(self._handle.close)
-            self._container: Any = av.open(self._handle)
-            if not self._container.streams.video:
-                raise ValueError("holds no video stream")
-            self._stream = self._container.streams.video[0]
-            stamps = {packet.pts for packet in self._container.demux(self._stream) if packet.pts is not None}
-            undo.pop_all()
-        self._stamps = sorted(stamps)
-        self.times = [float(stamp * self._stream.time_base) for stamp in self._stamps]
-        self._decoded: Iterator[Any] = iter(())
-        self._place: int | None = None  # of the frame that was decoded last
-
-    def read(self, index: int) -> np.ndarray:
-        stamp = self._stamps[index]
-        if self._place is None or not self._place < index <= self._place + _LONGEST_WALK:
-            self._container.seek(stamp, stream=self._stream, backward=True)
-            self._decoded = self._container.decode(self._stream)
-        self._place = None
-        for frame in self._decoded:
-            if frame.pts == stamp:
-                self._place = index
-                return _upright(frame)
-        raise ValueError(f"frame {index} at {self.times[index]:.2f} s cannot be decoded")
-
-    def close(self) -> None:
-        self._container.close()
-        self._handle.close()
-
-
-def _upright(frame: Any) -> np.ndarray:
-    """`rotation` is how far to turn the picture against the clock, in degrees, for a viewer."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
-
-
-class _Folder:
-    """Pictures in the order of their names, one a frame, 24 a second."""
-
-    def __init__(self, uri: str) -> None:
-        fs, path = open_filesystem(uri)
-        infos = retried(lambda: fs.ls(path, detail=True))
-        self._uris = sorted(
-            fs.unstrip_protocol(info["name"]) for info in infos if info["name"].lower().endswith(FRAME_SUFFIXES)
-        )
-        self.times = [index / 24.0 for index in range(len(self._uris))]
-
-    def read(self, index: int) -> np.ndarray:
-        return decode_image(read_source(self._uris[index], None, None), DecodeSettings()).pixels
-
-    def close(self) -> None:
-        pass
+    since = np.array(times) - times[0]
+    first_look = np.ceil((since - 1e-6) * fps)  # of those at which the frame, or a later one, is seen
+    next_look = np.append(first_look[1:], np.floor(since[-1] * fps + 1e-6) + 1)
+    return np.flatnonzero(first_look < next_look).tolist()

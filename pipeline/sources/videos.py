@@ -12,8 +12,9 @@ from pipeline.sources.credentials import refuse_credentials
 from pipeline.sources.files import below, file_info, text
 from pipeline.sources.globs import MAGIC, filter_regex, glob_regex, static_folder
 from pipeline.sources.listing_schema import LISTING, listing_table
+from stages.frame_folder import is_frame
 from stages.read_source import etag, open_filesystem
-from stages.read_video import FRAME_SUFFIXES, VIDEO_SUFFIXES
+from stages.video_file import VIDEO_SUFFIXES
 
 
 def list_videos(source: str | Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> pa.Table:
@@ -72,7 +73,7 @@ def _videos(source: str, whole_ids: bool) -> dict[str, tuple[str, str]]:
         lower = name.lower()
         if lower.endswith(VIDEO_SUFFIXES):
             files[name] = etag(one)
-        elif lower.endswith(FRAME_SUFFIXES):
+        elif is_frame(name.rpartition("/")[2]):
             folders.setdefault(name.rpartition("/")[0], []).append(f"{name} {etag(one)}")
     for name, tags in folders.items():
         files[name] = hashlib.sha256("\n".join(sorted(tags)).encode()).hexdigest()[:32]
