@@ -4,7 +4,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from models.efficientnet import LEVEL_WIDTHS, NUM_BLOCKS
 from models.sizes import sizes_from_json
+
+TRUNKS = ("hiera", "efficientnet_lite0")
 
 
 @dataclass(frozen=True)
@@ -12,9 +15,11 @@ class HieraConfig:
     """Sizes of a Hiera trunk and its neck; the defaults are those of the published tiny (`sam2_hiera_t.yaml`).
 
     A patch is 4 x 4 pixels; every stage after the first halves the grid and doubles width and heads. `window_sizes`
-    (one a stage) and `position_grid_size` are in patches of the stage. Raises ValueError where sizes do not fit.
+    (one a stage) and `position_grid_size` are in patches of the stage. With the `trunk` efficientnet_lite0 only
+    `image_size` and `neck_dim` count. Raises ValueError where sizes do not fit.
     """
 
+    trunk: str = "hiera"
     image_size: int = 1024
     embed_dim: int = 96
     num_heads: int = 1
@@ -25,6 +30,16 @@ class HieraConfig:
     neck_dim: int = 256
 
     def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"trunk: {self.trunk!r} is not known; use one of {', '.join(TRUNKS)}")
+        if self.neck_dim < 1 or self.neck_dim % 4:
+            raise ValueError(f"neck_dim: {self.neck_dim} is not a positive multiple of 4, as sine positions need")
+        if self.trunk == "hiera":
+            self._check_hiera()
+        elif self.image_size < 32 or self.image_size % 32:
+            raise ValueError(f"image_size: {self.image_size} is not a positive multiple of 32 (the last stage's cells)")
+
+    def _check_hiera(self) -> None:
         if len(self.window_sizes) != len(self.stage_depths):
             raise ValueError(f"window_sizes: {self.window_sizes} has not one size for each of stage_depths; give one")
         coarsest = 4 * 2 ** (len(self.stage_depths) - 1)
@@ -36,14 +51,19 @@ class HieraConfig:
                 raise ValueError(f"window_sizes: {size} is halved with its stage's grid; use an even size")
         if self.embed_dim < 1 or self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim: {self.embed_dim} is not a positive multiple of num_heads ({self.num_heads})")
-        if self.neck_dim < 1 or self.neck_dim % 4:
-            raise ValueError(f"neck_dim: {self.neck_dim} is not a positive multiple of 4, as sine positions need")
         for index in self.global_attn_indexes:
             if not 0 <= index < sum(self.stage_depths):
                 raise ValueError(
                     f"global_attn_indexes: {index} is not a block of stage_depths {self.stage_depths}; "
                     f"use 0 to {sum(self.stage_depths) - 1}"
                 )
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels of the trunk's levels, finest first."""
+        if self.trunk == "hiera":
+            return tuple(self.embed_dim << stage for stage in range(len(self.stage_depths)))
+        return LEVEL_WIDTHS
 
 
 _TINY = HieraConfig()
@@ -125,7 +145,7 @@ class Sam2Config(HieraConfig):
     @property
     def encoder_depth(self) -> int:
         """Blocks of the image encoder."""
-        return sum(self.stage_depths)
+        return sum(self.stage_depths) if self.trunk == "hiera" else NUM_BLOCKS
 
     @property
     def embedding_size(self) -> int:

@@ -1,12 +1,18 @@
-"""SAM 2's image encoder: a Hiera trunk and a feature pyramid neck (Lin et al. 2017, arXiv:1612.03144)."""
+"""SAM 2's image encoder: a trunk and a feature pyramid neck (Lin et al. 2017, arXiv:1612.03144).
+
+The trunk is Hiera, as published, or EfficientNet-Lite0, whose features of real pictures a small model begins with
+(EfficientTAM, arXiv:2411.18933, and EdgeTAM, arXiv:2501.07256, put light trunks there too).
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.efficientnet import EfficientNetLite0
 from models.sam2.config import HieraConfig
 from models.sam2.hiera import Hiera
 
@@ -27,8 +33,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__()
-        self.trunk = Hiera(config)
-        self.neck = FpnNeck([config.embed_dim << stage for stage in range(len(config.stage_depths))], config.neck_dim)
+        self.trunk = Hiera(config) if config.trunk == "hiera" else EfficientNetLite0()
+        self.neck = FpnNeck(config.level_widths, config.neck_dim)
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         features = self.neck(self.trunk(pixels))[:-1]
@@ -38,7 +44,7 @@ class ImageEncoder(nn.Module):
 class FpnNeck(nn.Module):
     """Every stage as `neck_dim` channels; the last is added, enlarged, to the one before it, the finer stay apart."""
 
-    def __init__(self, stage_dims: list[int], neck_dim: int) -> None:
+    def __init__(self, stage_dims: Sequence[int], neck_dim: int) -> None:
         super().__init__()
         # Published checkpoints count the levels from the coarsest.
         self.convs = nn.ModuleList(LateralConv(dim, neck_dim) for dim in reversed(stage_dims))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models.training.muon import Muon
 
-_BLOCK = re.compile(r"image_encoder\.(?:trunk\.)?blocks\.(\d+)\.")
-_PIXELS = re.compile(r"image_encoder\.(?:trunk\.)?(?:patch_embed\.|pos_embed)")
+_BLOCK = re.compile(r"image_encoder\.(?:trunk\.)?_?blocks\.(\d+)\.")
+_PIXELS = re.compile(r"image_encoder\.(?:trunk\.)?(?:patch_embed\.|pos_embed|_conv_stem\.|_bn0\.)")
 _MATRIX = re.compile(r"\.blocks\.\d+\.(attn|mlp)\.|mask_decoder\.transformer\.")
 _TABLE = re.compile(
     r"pos_embed|rel_pos|point_embeddings|not_a_point_embed|no_mask_embed|iou_token|mask_tokens|obj_score_token"
