@@ -15,7 +15,8 @@ from models.masks.rle import (
 )
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
-from stages.record import SCHEMA, TAGS, as_lists, conform, fixed_rows, mask_structs
+from stages.mask_columns import MaskColumns
+from stages.record import SCHEMA, TAGS, conform, fixed_rows, mask_structs
 
 HEIGHT, WIDTH = 1500, 2250  # what SA-1B was released at
 MASKS_PER_IMAGE = 100
@@ -111,9 +112,7 @@ def _rows(images: range, counts: list[int], shapes: list[np.ndarray], rng: np.ra
             "width": pa.array([WIDTH] * size, pa.int32()),
             "height": pa.array([HEIGHT] * size, pa.int32()),
             "status": ["ok"] * size,
-            "masks": as_lists(masks, counts),
-            "rles": as_lists(pa.array(compress_counts(flat, lengths), pa.binary()), counts),
-            "raw_rles": as_lists(pa.nulls(total, pa.binary()), counts),
+            **MaskColumns.made(masks, compress_counts(flat, lengths), counts).columns(),
             "round": pa.array(np.zeros(size, np.int32)),
         }
     )

@@ -22,7 +22,8 @@ from models.masks.rle import decode_masks
 from pipeline.queries.sql import matching_masks
 from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
-from stages.record import SCHEMA, as_lists, conform, set_columns
+from stages.mask_columns import MaskColumns, UnequalListsError, refuse_unequal_lists
+from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform, set_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,9 +65,19 @@ class Dataset:
         return [Part(one, part) for one in self.rounds for part in Round(folder, one).parts()]
 
     def read(self, part: Part) -> pa.Table:
-        """The rows of one part that count, of the record's schema, with the masks that count."""
+        """The rows of one part that count, of the record's schema, with the masks that count.
+
+        Raises UnequalListsError, which is a ValueError, for a part that an earlier version damaged.
+        """
         source = Round(Folder(self.uri), part.round)
         rows = source.read_part(part.number)
+        try:
+            refuse_unequal_lists(rows, MASK_COLUMNS, EMBEDDING_COLUMNS)
+        except UnequalListsError as error:
+            raise UnequalListsError(
+                f"{source.part_path(part.number)}: {error}; the round is damaged: take it back with `maskfoundry "
+                "rollback`, then make it again"
+            ) from None
         if not self.every_round and part.round != self.rounds[-1]:
             rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=self._outdated[part.round])))
         rows = self.with_masks(rows)
@@ -162,29 +173,9 @@ def open_dataset(uri: str, round: int | None = None, all_rounds: bool = False, c
 
 
 def _with_masks(rows: pa.Table, passing: np.ndarray) -> pa.Table:
-    """The rows with the `passing` ones of all their masks."""
-    masks = rows["masks"].combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(masks), 0).to_numpy(zero_copy_only=False)
-    flat = masks.flatten()
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    counts = np.bincount(owner[passing], minlength=len(rows)).tolist()
-    chosen = pa.array(passing)
-    columns = {"masks": as_lists(_without_lost_parents(flat.filter(chosen)), counts)}
-    for name in ("rles", "raw_rles"):
-        columns[name] = as_lists(rows[name].combine_chunks().flatten().filter(chosen), counts)
-    # a row that was never tagged has no list of embeddings at all
-    embedded = rows["mask_embeddings"].combine_chunks()
-    has_list = pc.is_valid(embedded).to_numpy(zero_copy_only=False)
-    own = embedded.flatten().filter(pa.array(passing[has_list[owner]]))
-    lists = as_lists(own, np.where(has_list, counts, 0).tolist())
-    columns["mask_embeddings"] = pc.if_else(pa.array(has_list), lists, pa.scalar(None, lists.type))
-    return conform(set_columns(rows, columns))
-
-
-def _without_lost_parents(masks: pa.StructArray) -> pa.StructArray:
-    """A parent that is not among the masks becomes null."""
-    fields = {field.name: masks.field(index) for index, field in enumerate(masks.type)}
-    parent = fields["parent_id"]
-    there = pc.is_in(parent, value_set=fields["mask_id"])
-    fields["parent_id"] = pc.if_else(there, parent, pa.scalar(None, parent.type))
-    return pa.StructArray.from_arrays(list(fields.values()), fields=list(masks.type))
+    """The rows with the `passing` ones of all their masks; a parent that is not among them becomes null."""
+    masks = MaskColumns.of(rows).filter(passing)
+    parent = masks.field("parent_id")
+    there = pc.is_in(parent, value_set=masks.field("mask_id"))
+    masks = masks.with_fields({"parent_id": pc.if_else(there, parent, pa.scalar(None, parent.type))})
+    return conform(set_columns(rows, masks.columns()))

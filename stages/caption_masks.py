@@ -18,8 +18,9 @@ from models.weights import CAPTION_NOTE, CheckpointError, load_captioner, load_c
 from stages.caption_rules import Contradictions, check_caption_templates, fill_templates, tags_by_group
 from stages.caption_settings import CaptionSettings
 from stages.embed_masks import Features
-from stages.record import SCHEMA, set_columns
-from stages.tag_masks import kept_masks, set_mask_fields, stored_features
+from stages.mask_columns import MaskColumns, without_embeddings
+from stages.record import set_columns
+from stages.tag_masks import kept_masks, stored_features
 from stages.tag_settings import TagSettings
 from stages.vocabulary import Vocabulary
 
@@ -73,8 +74,10 @@ class CaptionMasks:
                 subjects.append(subject)
                 places.append((index, place))
         found = dict(zip(places, self.caption(subjects), strict=True))
-        lengths = [len(masks) for masks in batch["masks"].chunk(0)]
-        flat = [found.get((row, place), (None, None)) for row, length in enumerate(lengths) for place in range(length)]
+        masks = MaskColumns.of(batch)
+        flat = [
+            found.get((row, place), (None, None)) for row, length in enumerate(masks.lengths) for place in range(length)
+        ]
         whole = [found.get((row, None), (None, None)) for row in range(batch.num_rows)]
         fields = {
             "caption": pa.array([text for text, _ in flat], pa.string()),
@@ -82,16 +85,13 @@ class CaptionMasks:
         }
         seconds = (time.perf_counter() - started) / max(1, batch.num_rows)
         columns = {
-            "masks": set_mask_fields(batch["masks"], fields),
+            **masks.with_fields(fields).columns(),
             "caption": pa.array([text for text, _ in whole], pa.string()),
             "caption_score": pa.array([score for _, score in whole], pa.float32()),
             "caption_seconds": pa.array([seconds] * batch.num_rows, pa.float64()),
         }
-        if not self.keep_features:
-            columns |= {
-                name: pa.nulls(batch.num_rows, SCHEMA.field(name).type) for name in ("embedding", "mask_embeddings")
-            }
-        return set_columns(batch, columns)
+        captioned = set_columns(batch, columns)
+        return captioned if self.keep_features else without_embeddings(captioned)
 
     def _subjects(self, batch: pa.Table, index: int) -> list[tuple[int | None, Subject]]:
         features = stored_features(batch, index)

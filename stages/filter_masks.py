@@ -12,7 +12,8 @@ from models.masks.rle import areas, bounding_boxes
 from stages.decode_image import describe
 from stages.filter_rules import FilteredMasks, filter_candidates
 from stages.filter_settings import FilterSettings
-from stages.record import BROUGHT_SOURCES, as_lists, fixed_rows, set_columns
+from stages.mask_columns import MaskColumns
+from stages.record import BROUGHT_SOURCES, fixed_rows, set_columns
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class FilterMasks:
 
     With `stored` (a fresh run) rejected candidates that need not be kept are left out and `predicted_iou_floor` says
     above which predicted IoU the row still holds every candidate; without it (a replay) all rows stay as long as they
-    are. Masks that people made or that were imported stay as they are, behind the others.
+    are. Masks that people made or that were imported stay as they are, behind the others. A mask that clean-up changes
+    otherwise than before loses the embedding of what it was.
     """
 
     def __init__(self, settings: FilterSettings, stored: StoredScores | None) -> None:
@@ -41,46 +43,47 @@ class FilterMasks:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = batch.combine_chunks()
-        masks, flat_rles, flat_raw = (_one_chunk(batch[name]) for name in ("masks", "rles", "raw_rles"))
+        masks = MaskColumns.of(batch)
         heights, widths = batch["height"].to_pylist(), batch["width"].to_pylist()
         statuses, errors = batch["status"].to_pylist(), batch["error"].to_pylist()
-        floors, seconds, structs, rles, raw_rles = [], [], [], [], []
+        floors, seconds, rows = [], [], []
         for index in range(batch.num_rows):
             started = time.perf_counter()
-            row_masks = masks[index].values
-            row_rles, row_raw = flat_rles[index].as_py(), flat_raw[index].as_py()
-            floor = None
+            row, floor = masks.row(index), None
             if statuses[index] == "ok":
                 try:
-                    (own, own_rles, own_raw), brought = _without_brought(row_masks, row_rles, row_raw)
-                    filtered = self._filter(own, own_rles, own_raw, heights[index], widths[index])
-                    own, own_rles, own_raw, floor = self._store(own, filtered)
-                    row_masks = pa.concat_arrays([own, brought[0]])
-                    row_rles, row_raw = own_rles + brought[1], own_raw + brought[2]
+                    row, floor = self._filter_row(row, heights[index], widths[index])
                 except Exception as error:  # one image must not take its batch along: the reason is kept in its row
                     statuses[index], errors[index] = "failed", f"filter: {describe(error)}"
                     if self.stored is not None:  # what a replay cannot judge again stays as it was
-                        row_masks, row_rles, row_raw = row_masks.slice(0, 0), [], []
-            structs.append(row_masks)
-            rles.append(row_rles)
-            raw_rles.append(row_raw)
+                        row = row.take(np.zeros(0, np.int64))
+            rows.append(row)
             floors.append(floor)
             seconds.append(time.perf_counter() - started)
         columns = {
             "status": pa.array(statuses, pa.string()),
             "error": pa.array(errors, pa.string()),
-            "masks": as_lists(pa.concat_arrays([masks.values.slice(0, 0), *structs]), [len(one) for one in structs]),
-            "rles": pa.array(rles, pa.list_(pa.binary())),
-            "raw_rles": pa.array(raw_rles, pa.list_(pa.binary())),
+            **MaskColumns.stacked(rows).columns(),
             "filter_seconds": pa.array(seconds, pa.float64()),
         }
         if self.stored is not None:
             columns["predicted_iou_floor"] = pa.array(floors, pa.float32())
         return set_columns(batch, columns)
 
-    def _filter(
-        self, masks: pa.StructArray, rles: list[bytes], raw_rles: list[bytes | None], height: int, width: int
-    ) -> FilteredMasks:
+    def _filter_row(self, masks: MaskColumns, height: int, width: int) -> tuple[MaskColumns, float | None]:
+        """One image's masks, its own under the rules and behind them those that it only carries; and the floor."""
+        is_brought = np.asarray(pc.is_in(masks.field("source"), value_set=pa.array(BROUGHT_SOURCES)))
+        own = masks.filter(~is_brought)
+        filtered = self._filter(own, height, width)
+        own = _with_decisions(own, filtered)
+        floor = None
+        if self.stored is not None:
+            stay, floor = _stored_candidates(filtered.keep, filtered, self.stored)
+            own = own.take(stay)
+        return own.joined(masks.filter(is_brought)), floor
+
+    def _filter(self, masks: MaskColumns, height: int, width: int) -> FilteredMasks:
+        rles, raw_rles = masks.flat["rles"].to_pylist(), masks.flat["raw_rles"].to_pylist()
         bbox, area = _rows(masks, "bbox"), _values(masks, "area")
         changed = [index for index, raw in enumerate(raw_rles) if raw is not None]
         if changed:
@@ -100,43 +103,18 @@ class FilterMasks:
             self.settings,
         )
 
-    def _store(
-        self, masks: pa.StructArray, filtered: FilteredMasks
-    ) -> tuple[pa.StructArray, list[bytes], list[bytes | None], float | None]:
-        keep = filtered.keep
-        ids = pc.struct_field(masks, "mask_id")
-        parent = filtered.parent
-        changed = {
-            "keep": pa.array(keep),
-            "drop_reason": pa.array(filtered.drop_reason, pa.string()),
-            "parent_id": pc.take(ids, pa.array(parent, pa.int64(), mask=parent < 0)),
-            "bbox": fixed_rows(filtered.bbox.astype(np.int32), pa.int32()),
-            "area": pa.array(filtered.area, pa.int64()),
-        }
-        fields = list(masks.type)
-        arrays = [changed.get(field.name, pc.struct_field(masks, field.name)) for field in fields]
-        masks = pa.StructArray.from_arrays(arrays, fields=fields)
-        if self.stored is None:
-            return masks, filtered.rles, filtered.raw_rles, None
-        stay, floor = _stored_candidates(keep, filtered, self.stored)
-        rles, raw_rles = [filtered.rles[index] for index in stay], [filtered.raw_rles[index] for index in stay]
-        return masks.take(pa.array(stay)), rles, raw_rles, floor
 
-
-Masks = tuple[pa.StructArray, list[bytes], list[bytes | None]]
-
-
-def _without_brought(masks: pa.StructArray, rles: list[bytes], raw_rles: list[bytes | None]) -> tuple[Masks, Masks]:
-    """The round's own candidates, and the masks that the row only carries."""
-    is_brought = pc.is_in(pc.struct_field(masks, "source"), value_set=pa.array(BROUGHT_SOURCES))
-    own, brought = (np.flatnonzero(flags) for flags in (~np.asarray(is_brought), np.asarray(is_brought)))
-    if len(brought) == 0:
-        return (masks, rles, raw_rles), (masks.slice(0, 0), [], [])
-    own_part, brought_part = (
-        (masks.take(pa.array(chosen)), [rles[one] for one in chosen], [raw_rles[one] for one in chosen])
-        for chosen in (own, brought)
-    )
-    return own_part, brought_part
+def _with_decisions(masks: MaskColumns, filtered: FilteredMasks) -> MaskColumns:
+    """The masks as the rules left them, kept or not."""
+    parent = filtered.parent
+    changed = {
+        "keep": pa.array(filtered.keep),
+        "drop_reason": pa.array(filtered.drop_reason, pa.string()),
+        "parent_id": pc.take(masks.field("mask_id"), pa.array(parent, pa.int64(), mask=parent < 0)),
+        "bbox": fixed_rows(filtered.bbox.astype(np.int32), pa.int32()),
+        "area": pa.array(filtered.area, pa.int64()),
+    }
+    return masks.with_fields(changed).with_rles(filtered.rles, filtered.raw_rles)
 
 
 def _stored_candidates(
@@ -153,14 +131,10 @@ def _stored_candidates(
     return stay, max(floor, float(filtered.predicted_iou[left_out[0]])) if len(left_out) else floor
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+def _values(masks: MaskColumns, field: str) -> np.ndarray:
+    return masks.field(field).to_numpy(zero_copy_only=False)
 
 
-def _values(masks: pa.StructArray, field: str) -> np.ndarray:
-    return pc.struct_field(masks, field).to_numpy(zero_copy_only=False)
-
-
-def _rows(masks: pa.StructArray, field: str) -> np.ndarray:
+def _rows(masks: MaskColumns, field: str) -> np.ndarray:
     """A field of four numbers a mask as (N, 4)."""
-    return pc.struct_field(masks, field).flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
+    return masks.field(field).flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)

@@ -15,7 +15,8 @@ from models.sam2.weights import load_segmenter
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
 from stages.lost_gpu import leave_if_gpu_is_lost
-from stages.record import as_lists, fixed_rows, mask_structs, set_columns
+from stages.mask_columns import MaskColumns
+from stages.record import fixed_rows, mask_structs, set_columns
 
 # An actor may die for reasons of its own, so the second attempt is like the first; the third spends less memory, the
 # fourth leaves the crops out, and then the image has failed.
@@ -74,16 +75,14 @@ class GenerateMasks:
         found = self._generate(rows, images)
         seconds = (time.perf_counter() - started) / max(1, len(images))
         masks = [self._structs(row["image_id"], found.get(index)) for index, row in enumerate(rows)]
-        lengths = [len(one) for one in masks]
         rles = [rle for index in range(len(rows)) if index in found for rle in found[index].rles]
+        structs = pa.concat_arrays([mask_structs({}, 0), *masks])
         return set_columns(
             batch if self.keep_pixels else batch.drop_columns(["pixels"]),
             {
                 "status": pa.array([row["status"] for row in rows], pa.string()),
                 "error": pa.array([row["error"] for row in rows], pa.string()),
-                "masks": as_lists(pa.concat_arrays([mask_structs({}, 0), *masks]), lengths),
-                "rles": as_lists(pa.array(rles, pa.binary()), lengths),
-                "raw_rles": as_lists(pa.nulls(len(rles), pa.binary()), lengths),
+                **MaskColumns.made(structs, rles, [len(one) for one in masks]).columns(),
                 "generate_seconds": pa.array([seconds * (index in images) for index in range(len(rows))], pa.float64()),
             },
         )

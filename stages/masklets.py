@@ -6,6 +6,9 @@ import pyarrow as pa
 
 from stages.record import SCHEMA, TAGS
 
+# Columns with an entry a frame, from a masklet's key frame on; a row's lists are equally long.
+FRAME_COLUMNS = ("frame_indexes", "visible", "areas", "object_scores", "stability_scores", "rles")
+
 MASKLETS = pa.schema(
     [
         ("masklet_id", pa.string()),  # null in the one row of a video that failed or in which nothing was found
@@ -28,7 +31,6 @@ MASKLETS = pa.schema(
         ("first_frame", pa.int32()),  # in sight
         ("last_frame", pa.int32()),
         ("num_visible", pa.int32()),
-        # an entry a frame from the key frame on
         ("frame_indexes", pa.list_(pa.int32())),
         ("visible", pa.list_(pa.bool_())),
         ("areas", pa.list_(pa.int32())),

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from stages.record import SCHEMA, as_lists, set_columns
-from stages.tag_masks import set_mask_fields
+from stages.mask_columns import MaskColumns, without_embeddings
+from stages.record import set_columns
 
 BEHIND = np.iinfo(np.int64).max // 2  # where masks that no generator numbered begin
 
@@ -23,48 +22,26 @@ class RankMasks:
         self.keep_features = keep_features
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        lengths = pc.fill_null(pc.list_value_length(batch["masks"].combine_chunks()), 0).to_numpy()
-        scores = self._scores(batch, lengths)
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        masks = batch["masks"].combine_chunks().flatten()
-        order = np.lexsort((_numbers(masks), -np.nan_to_num(scores, nan=-np.inf), owner))
-        columns = {
-            name: as_lists(batch[name].combine_chunks().flatten().take(pa.array(order)), lengths.tolist())
-            for name in ("masks", "rles", "raw_rles")
-        }
+        masks = MaskColumns.of(batch)
+        scores = self._scores(masks)
+        order = np.lexsort((_numbers(masks), -np.nan_to_num(scores, nan=-np.inf), masks.owner))
         fields = {"text_score": pa.array(scores[order], pa.float32(), from_pandas=True)}
-        columns["masks"] = set_mask_fields(pa.chunked_array([columns["masks"]]), fields)
-        starts = np.cumsum(lengths) - lengths
-        columns["mask_embeddings"] = pa.array(
-            [
-                None if own is None else [own[place] for place in order[start : start + length] - start]
-                for own, start, length in zip(batch["mask_embeddings"].to_pylist(), starts, lengths, strict=True)
-            ],
-            SCHEMA.field("mask_embeddings").type,
-        )
-        if not self.keep_features:
-            columns |= {
-                name: pa.nulls(batch.num_rows, SCHEMA.field(name).type) for name in ("embedding", "mask_embeddings")
-            }
-        return set_columns(batch, columns)
+        ranked = set_columns(batch, masks.take(order).with_fields(fields).columns())
+        return ranked if self.keep_features else without_embeddings(ranked)
 
-    def _scores(self, batch: pa.Table, lengths: np.ndarray) -> np.ndarray:
-        """(N,) of all rows' masks; NaN for those without."""
-        scores = np.full(lengths.sum(), np.nan, np.float32)
-        if self.direction is None:
-            return scores
-        starts = np.cumsum(lengths) - lengths
-        for start, own in zip(starts, batch["mask_embeddings"].to_pylist(), strict=True):
-            places = [place for place, one in enumerate(own or []) if one is not None]
-            if places:
-                stored = np.frombuffer(b"".join(own[place] for place in places), np.float16).astype(np.float32)
-                scores[start + np.array(places)] = stored.reshape(len(places), -1) @ self.direction
+    def _scores(self, masks: MaskColumns) -> np.ndarray:
+        """(N,) of all rows' masks; NaN for those without a feature."""
+        scores = np.full(len(masks), np.nan, np.float32)
+        stored = masks.flat["mask_embeddings"]
+        if self.direction is not None and stored.null_count < len(stored):
+            vectors = np.frombuffer(b"".join(stored.drop_null().to_pylist()), np.float16).astype(np.float32)
+            scores[np.asarray(stored.is_valid())] = vectors.reshape(-1, len(self.direction)) @ self.direction
         return scores
 
 
-def _numbers(masks: pa.StructArray) -> np.ndarray:
+def _numbers(masks: MaskColumns) -> np.ndarray:
     """The generator's numbers, by which its masks stood first; masks of people and imports came behind, as they are."""
-    sources, ids = (pc.struct_field(masks, name).to_pylist() for name in ("source", "mask_id"))
+    sources, ids = (masks.field(name).to_pylist() for name in ("source", "mask_id"))
     return np.array(
         [
             int(mask_id.rpartition("/")[2]) if source == "auto" else BEHIND + place

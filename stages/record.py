@@ -41,6 +41,10 @@ MASK = pa.struct(
 # Masks of these sources were brought along, not made by the round's model: no filter and no refresh touches them.
 BROUGHT_SOURCES = ("human", "imported")
 
+# Columns with an entry a mask. A row's lists are equally long; those of embeddings may be null as a whole.
+MASK_COLUMNS = ("masks", "rles", "raw_rles")
+EMBEDDING_COLUMNS = ("mask_embeddings", "embedding_hashes")
+
 LINKS = ("generate", "filter", "embed", "tag", "caption", "text")  # of the fingerprint, in the order of the stages
 
 SCHEMA = pa.schema(
@@ -64,6 +68,7 @@ SCHEMA = pa.schema(
         ("rles", pa.list_(pa.binary())),
         ("raw_rles", pa.list_(pa.binary())),
         ("mask_embeddings", pa.list_(pa.binary())),  # of kept masks, float16, unit length; null where none was kept
+        ("embedding_hashes", pa.list_(pa.binary())),  # of each embedding and the run lengths that it was computed from
         ("predicted_iou_floor", pa.float32()),
         ("round", pa.int32()),
         ("run_id", pa.string()),

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 
 from stages.decode_image import describe
 from stages.embed_masks import Features, Regions
-from stages.record import MASK, SCHEMA, TAGS, set_columns
+from stages.mask_columns import MaskColumns, embedding_hash
+from stages.record import SCHEMA, TAGS, set_columns
 from stages.tag_rules import Tag
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
@@ -102,61 +102,39 @@ def tag_rows(
 ) -> pa.Table:
     """The rows with the tags that follow from `features`, which row → (the image's, those of its kept masks); rows
     without features lose their tags."""
-    of_images: list[list[Tag]] = []
-    of_masks: list[list[Tag]] = []
-    for index, masks in enumerate(batch["masks"].chunk(0)):
-        tags: list[list[Tag]] = [[] for _ in range(len(masks))]
-        whole: list[Tag] = []
-        if index in features:
-            whole, found = tagger.tags(*features[index])
-            for place, one in zip(kept[index], found, strict=True):
-                tags[place] = one
-        of_images.append(whole)
-        of_masks += tags
-    columns = {"tags": _tag_lists(of_images), "masks": set_mask_fields(batch["masks"], {"tags": _tag_lists(of_masks)})}
+    masks = MaskColumns.of(batch)
+    of_images: list[list[Tag]] = [[] for _ in range(batch.num_rows)]
+    of_masks: list[list[Tag]] = [[] for _ in range(len(masks))]
+    vectors: list[bytes | None] = [None] * len(masks)
+    starts = np.cumsum(masks.lengths) - masks.lengths
+    for index, (whole, own) in features.items():
+        of_images[index], found = tagger.tags(whole, own)
+        for place, tags, feature in zip(starts[index] + kept[index], found, own, strict=True):
+            of_masks[place], vectors[place] = tags, feature.astype(np.float16).tobytes()
+    masks = masks.with_fields({"tags": _tag_lists(of_masks)})
+    columns = {"tags": _tag_lists(of_images)}
     if keep_features:
-        columns |= _feature_columns(batch, features, kept)
-    return set_columns(batch, columns)
-
-
-def set_mask_fields(masks: pa.ChunkedArray, changed: dict[str, pa.Array]) -> pa.Array:
-    """The `masks` column with fields of its masks, over all rows, replaced."""
-    column = masks.combine_chunks() if masks.num_chunks != 1 else masks.chunk(0)
-    flat = column.flatten()
-    arrays = [changed.get(field.name, pc.struct_field(flat, field.name)) for field in MASK]
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-    offsets = np.zeros(len(column) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(arrays, fields=list(MASK)))
+        masks = masks.with_embeddings(vectors, np.array([index in features for index in range(batch.num_rows)], bool))
+        wholes = [features[index][0] if index in features else None for index in range(batch.num_rows)]
+        columns["embedding"] = pa.array(wholes, SCHEMA.field("embedding").type)
+    return set_columns(batch, columns | masks.columns())
 
 
 def stored_features(batch: pa.Table, index: int) -> tuple[Features, Features] | None:
-    """The features that a row holds, of the image and of its kept masks; None if any is missing."""
-    whole, parts = batch["embedding"][index].as_py(), batch["mask_embeddings"][index].as_py()
-    if whole is None or parts is None:
+    """The features that a row holds, of the image and of its kept masks; None if any is missing or of another mask."""
+    whole, vectors = batch["embedding"][index].as_py(), batch["mask_embeddings"][index].as_py()
+    if whole is None or vectors is None:
         return None
     kept = kept_masks(batch, index)
-    own = [parts[place] for place in kept]
-    if any(one is None for one in own):
+    rles, hashes = (batch[name][index].as_py() for name in ("rles", "embedding_hashes"))
+    own = [vectors[place] for place in kept]
+    if any(vector is None for vector in own):
+        return None
+    if any(hashes[place] not in (None, embedding_hash(rles[place], vectors[place])) for place in kept if hashes):
         return None
     image = np.array(whole, np.float32)
     stacked = [np.frombuffer(one, np.float16).astype(np.float32) for one in own]
     return image, np.stack(stacked) if stacked else np.zeros((0, len(image)), np.float32)
-
-
-def _feature_columns(
-    batch: pa.Table, features: dict[int, tuple[Features, Features]], kept: dict[int, np.ndarray]
-) -> dict[str, pa.Array]:
-    wholes: list[Any] = [None] * batch.num_rows
-    parts: list[Any] = [None] * batch.num_rows
-    for index, (whole, own) in features.items():
-        wholes[index] = whole
-        row: list[bytes | None] = [None] * len(batch["masks"].chunk(0)[index])
-        for place, feature in zip(kept[index], own, strict=True):
-            row[place] = feature.astype(np.float16).tobytes()
-        parts[index] = row
-    return {name: pa.array(values, SCHEMA.field(name).type)
-            for name, values in (("embedding", wholes), ("mask_embeddings", parts))}  # fmt: skip
 
 
 def _tag_lists(tags: Sequence[Sequence[Tag]]) -> pa.Array:

@@ -1,11 +1,13 @@
 """An image row at a smaller size, its masks with it."""
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from models.masks.rle import areas, bounding_boxes, decode_masks, encode_masks
+from stages.row_masks import RowMask, mask_lists, masks_of
 
 
 def smaller_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -20,24 +22,22 @@ def resize_row(row: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     """The row at another size: a pixel belongs to a mask if at least half of what it stands for does.
 
     Boxes, areas, points and crop boxes follow; masks that have no pixel left are taken out, unless they had none
-    before. `parent_id` of what is left points to what is left.
+    before. `parent_id` of what is left points to what is left. Embeddings, which are of the masks as they were, go.
     """
-    kept: list[int] = []
-    rles: list[bytes] = []
-    for index, rle in enumerate(row["rles"]):
-        before = decode_masks([rle], row["height"], row["width"])[0].astype(np.float32)
+    kept: list[RowMask] = []
+    for mask in masks_of(row):
+        before = decode_masks([mask.rle], row["height"], row["width"])[0].astype(np.float32)
         after = cv2.resize(before, (width, height), interpolation=cv2.INTER_AREA) >= 0.5
         if after.any() or not before.any():
-            kept.append(index)
-            rles += encode_masks(after[None])
-    ids = {row["masks"][index]["mask_id"] for index in kept}
-    boxes = bounding_boxes(rles, height).tolist()
+            kept.append(mask.redrawn(encode_masks(after[None])[0]))
+    ids = {mask.fields["mask_id"] for mask in kept}
+    rles = [mask.rle for mask in kept]
+    scale = height / row["height"], width / row["width"]
     masks = [
-        _resize_mask(row["masks"][index], bbox, int(area), (height / row["height"], width / row["width"]), ids)
-        for index, bbox, area in zip(kept, boxes, areas(rles), strict=True)
+        replace(mask, fields=_resize_mask(mask.fields, bbox, int(area), scale, ids))
+        for mask, bbox, area in zip(kept, bounding_boxes(rles, height).tolist(), areas(rles), strict=True)
     ]
-    size = {"height": height, "width": width}
-    return {**row, **size, "masks": masks, "rles": rles, "raw_rles": [None] * len(rles)}
+    return {**row, "height": height, "width": width, **mask_lists(masks, embedded=False)}
 
 
 def _resize_mask(

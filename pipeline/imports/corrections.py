@@ -1,6 +1,7 @@
 """Labels of images that a dataset holds already, as rows of its next round."""
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.imports.rows import Source, run_lengths, shapes, tags_of
 from pipeline.store.rounds import Round, round_numbers
 from pipeline.store.storage import Folder
 from stages.filter_settings import FilterSettings
+from stages.row_masks import RowMask, is_embedded, mask_lists, masks_of
 
 # In `extra`: for each mask the id of the one it was made from, or null; and the round that held those.
 CORRECTS = "corrects"
@@ -61,8 +63,8 @@ def _read(dataset: Dataset, part: Part) -> pa.Table:
 def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, number: int) -> dict[str, Any]:
     """`before` with the masks that the labels hold, and nothing else of its own. Raises ValueError.
 
-    A mask that nobody changed keeps its scores; one that was changed has none, and keeps its tags as long as the
-    labels name the same one. `extra` says which mask each was made from.
+    A mask that nobody changed keeps its scores and its embedding; one that was changed has none, and keeps its tags as
+    long as the labels name the same one. `extra` says which mask each was made from.
     """
     if image.problem:
         raise ValueError(image.problem)
@@ -70,8 +72,8 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
     if image.height is not None and (image.height, image.width) != (height, width):
         raise ValueError(f"the dataset's image is {width} x {height}, its labels say {image.width} x {image.height}")
     rles = run_lengths(image, height, width)
-    known = {mask["mask_id"]: index for index, mask in enumerate(before["masks"])}
-    known |= {region_id(name): index for name, index in known.items()}
+    known = {mask.fields["mask_id"]: mask for mask in masks_of(before)}
+    known |= {region_id(name): mask for name, mask in known.items()}
     origins = [known.get(mask.corrects) if mask.corrects else None for mask in image.masks]
     parent = parents(rles, height, width, FilterSettings().parent_containment).tolist()
     names = [f"{before['image_id']}/{number}/{index}" for index in range(len(rles))]
@@ -80,20 +82,21 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
         origin = origins[index]
         fields: dict[str, Any] = {"iscrowd": bool(mask.annotation.get("iscrowd", 0)), "tags": tags_of(mask)}
         if origin is not None:
-            fields |= _inherited(mask, before["masks"][origin], rles[index] == before["rles"][origin])
+            fields |= _inherited(mask, origin.fields, rles[index] == origin.rle)
         fields |= {"mask_id": names[index], "source": source, "stage": "assisted", "keep": True, "drop_reason": None}
-        masks.append(fields | shape | {"parent_id": names[parent[index]] if parent[index] >= 0 else None})
-    corrects = [None if origin is None else before["masks"][origin]["mask_id"] for origin in origins]
+        fields |= shape | {"parent_id": names[parent[index]] if parent[index] >= 0 else None}
+        masks.append(replace(origin or RowMask({}, rles[index]), fields=fields).redrawn(rles[index]))
+    corrects = [None if origin is None else origin.fields["mask_id"] for origin in origins]
     extra = dict(before["extra"] or []) | {"labels": image.origin}
     extra |= {CORRECTS: json.dumps(corrects), CORRECTED_ROUND: str(before["round"])}
+    embedded = is_embedded(before)
+    links = before["fingerprints"] if embedded else None
     return before | {
-        "masks": masks,
-        "rles": rles,
-        "raw_rles": [None] * len(rles),
+        **mask_lists(masks, embedded),
         "predicted_iou_floor": None,
         "round": number,
         "run_id": None,
-        "fingerprints": None,
+        "fingerprints": links and {"embed": links["embed"]},  # which CLIP made the embeddings
         "extra": list(extra.items()),
     }
 

@@ -14,6 +14,7 @@ from pipeline.store.storage import Folder
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.read_source import open_filesystem, read_source, source_etag, split_member
+from stages.row_masks import RowMask, mask_lists
 
 Source = Literal["human", "imported"]
 KEPT_FIELDS = ("predicted_iou", "stability_score", "crop_box", "caption")
@@ -32,29 +33,28 @@ def new_row(image: ImportedImage, places: list[str], source: Source, target: Rou
     if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         names = [f"{image.image_id}/{number}/{index}" for index in range(len(names))]
     masks = []
-    for name, mask, shape in zip(names, image.masks, shapes(rles, row["height"]), strict=True):
+    for name, mask, rle, shape in zip(names, image.masks, rles, shapes(rles, row["height"]), strict=True):
         one = mask.annotation
         parent = one.get("parent_id")
-        masks.append(
-            {
-                "mask_id": name,
-                **shape,
-                "source": source,
-                "keep": True,
-                "iscrowd": bool(one.get("iscrowd", 0)),
-                "point": next(iter(one.get("point_coords") or []), None),
-                "tags": tags_of(mask) or one.get("tags") or [],
-                "parent_id": parent if parent in names else None,
-                **{field: one.get(field) for field in KEPT_FIELDS},
-            }
-        )
-    return row | {"masks": masks, "rles": rles, "raw_rles": [None] * len(rles)}
+        fields = {
+            "mask_id": name,
+            **shape,
+            "source": source,
+            "keep": True,
+            "iscrowd": bool(one.get("iscrowd", 0)),
+            "point": next(iter(one.get("point_coords") or []), None),
+            "tags": tags_of(mask) or one.get("tags") or [],
+            "parent_id": parent if parent in names else None,
+            **{field: one.get(field) for field in KEPT_FIELDS},
+        }
+        masks.append(RowMask(fields, rle))
+    return row | mask_lists(masks, embedded=False)
 
 
 def failed_row(image: ImportedImage, reason: str, number: int) -> dict[str, Any]:
     """A row that says why there are no masks."""
-    row = {"image_id": image.image_id, "uri": image.picture, "round": number, "tags": [], "masks": [], "rles": []}
-    return row | {"raw_rles": [], "status": "failed", "error": f"import: {reason}"}
+    row = {"image_id": image.image_id, "uri": image.picture, "round": number, "tags": []}
+    return row | mask_lists([], embedded=False) | {"status": "failed", "error": f"import: {reason}"}
 
 
 def run_lengths(image: ImportedImage, height: int, width: int) -> list[bytes]:

@@ -30,6 +30,7 @@ from pipeline.store.rounds import publish, withhold
 from pipeline.store.storage import Folder
 from stages.decode_pixels import DecodeSettings
 from stages.record import BROUGHT_SOURCES, SCHEMA
+from stages.row_masks import RowMask, is_embedded, mask_lists, masks_of
 
 COVERED_IOU = 0.5  # an object that a mask overlaps so far needs no person
 NOT_CONFIDENT = "not_confident"
@@ -161,20 +162,18 @@ def _keep_confident(row: dict[str, Any], confident: float | None) -> Iterator[in
 def _add(row: dict[str, Any], found: list[ClickedMask], summary: AssistSummary) -> None:
     rles = [one.rle for one in found]
     boxes = bounding_boxes(rles, row["height"]).tolist() if rles else []
+    masks = masks_of(row)
     for number, (one, bbox, area) in enumerate(zip(found, boxes, areas(rles), strict=True)):
-        row["masks"].append(
-            {
-                "mask_id": f"{row['image_id']}/{summary.round}/{number}",
-                "bbox": bbox,
-                "area": int(area),
-                "point": list(one.point) if one.num_clicks else None,
-                "source": "human",
-                "stage": summary.stage,
-                "keep": True,
-                "iscrowd": False,
-                "tags": [],
-            }
-        )
-    row["rles"] += rles
-    row["raw_rles"] += [None] * len(rles)
-    row |= {"round": summary.round, "predicted_iou_floor": None}
+        fields = {
+            "mask_id": f"{row['image_id']}/{summary.round}/{number}",
+            "bbox": bbox,
+            "area": int(area),
+            "point": list(one.point) if one.num_clicks else None,
+            "source": "human",
+            "stage": summary.stage,
+            "keep": True,
+            "iscrowd": False,
+            "tags": [],
+        }
+        masks.append(RowMask(fields, one.rle))
+    row |= mask_lists(masks, is_embedded(row)) | {"round": summary.round, "predicted_iou_floor": None}

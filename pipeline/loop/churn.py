@@ -1,6 +1,6 @@
 """What a refresh changed, image by image: old and new masks matched one to one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from models.evaluation.overlap import pairwise_iou
 from models.masks.matching import match_one_to_one
 from stages.record import BROUGHT_SOURCES
+from stages.row_masks import RowMask, is_embedded, mask_lists, masks_of
 
 MATCH_IOU = 0.5  # from here on two masks are of the same thing
 SAME_IOU = 0.9  # and from here on the same mask
@@ -73,17 +74,20 @@ def carry_over(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[dict
     churn = Churn(images=1, human=len(brought))
     _match_previous(row, before, churn, changed)
     _match_people(row, before, brought, churn)
-    for index in brought:
-        row["masks"].append(dict(before["masks"][index]))
-        row["rles"].append(before["rles"][index])
-        row["raw_rles"].append(before["raw_rles"][index])
-        if row["mask_embeddings"] is not None:
-            row["mask_embeddings"].append(None)  # a later run that tags the round embeds them
+    theirs = masks_of(before)
+    row |= mask_lists([*masks_of(row), *(_carried(theirs[index], before, row) for index in brought)], is_embedded(row))
     ids = {mask["mask_id"] for mask in row["masks"]}
     for mask in row["masks"]:
         if mask["parent_id"] not in ids:
             mask["parent_id"] = None
     return row, churn
+
+
+def _carried(mask: RowMask, before: dict[str, Any], row: dict[str, Any]) -> RowMask:
+    """A mask of the row `before` for the refreshed row; its embedding comes along if the same CLIP made both."""
+    links = [(one.get("fingerprints") or {}).get("embed") for one in (before, row)]
+    same_clip = links[0] is not None and links[0] == links[1]
+    return replace(mask, fields=dict(mask.fields), embedding=mask.embedding if same_clip else None)
 
 
 def _match_previous(row: dict[str, Any], before: dict[str, Any], churn: Churn, changed: bool) -> None:
@@ -123,8 +127,7 @@ def _kept(row: dict[str, Any]) -> list[int]:
 
 def _forget(row: dict[str, Any]) -> None:
     """What an earlier, unfinished carrying-over left."""
-    own = [index for index, mask in enumerate(row["masks"]) if mask["source"] not in BROUGHT_SOURCES]
-    for name in ("masks", "rles", "raw_rles", "mask_embeddings"):
-        row[name] = None if row[name] is None else [row[name][index] for index in own]
+    own = [mask for mask in masks_of(row) if mask.fields["source"] not in BROUGHT_SOURCES]
+    row |= mask_lists(own, is_embedded(row))
     for mask in row["masks"]:
         mask |= dict.fromkeys(("previous_id", "previous_iou", "human_id", "human_iou"))

@@ -16,6 +16,7 @@ from stages.caption_masks import CaptionMasks
 from stages.caption_settings import CaptionSettings
 from stages.decode_image import describe
 from stages.embed_masks import Features, Regions
+from stages.mask_columns import without_embeddings
 from stages.rank_masks import RankMasks
 from stages.record import LINKS, SCHEMA, conform, set_columns
 from stages.tag_masks import kept_masks, regions_of, stored_features, tag_rows
@@ -60,12 +61,9 @@ class RelabelParts:
             rows = self._name(rows, before)
         rows = self.rank(rows)
         marks = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
-        columns = {"fingerprints": marks}
-        if not self.settings.store_embeddings:
-            columns |= {
-                name: pa.nulls(rows.num_rows, SCHEMA.field(name).type) for name in ("embedding", "mask_embeddings")
-            }
-        self.target.write_part(part, conform(set_columns(rows, columns)))
+        rows = set_columns(rows, {"fingerprints": marks})
+        rows = rows if self.settings.store_embeddings else without_embeddings(rows)
+        self.target.write_part(part, conform(rows))
         return int(rows.num_rows)
 
     def _only_text_differs(self, before: dict[str, str | None]) -> bool:

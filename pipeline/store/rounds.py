@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from pipeline.store.shards import Shard, part_after
 from pipeline.store.storage import Folder, to_json
-from stages.record import SCHEMA, conform
+from stages.mask_columns import refuse_unequal_lists
+from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform
 
 INDEX = "_dataset.json"
 FORMAT_VERSION = 1
@@ -32,6 +33,7 @@ class Round:
 
     schema = SCHEMA  # of the parts
     repeating: ClassVar[list[str]] = ["status", "run_id"]  # columns whose values repeat
+    aligned: ClassVar[tuple[str, ...]] = MASK_COLUMNS  # columns whose lists are equally long in each row
 
     def __init__(self, folder: Folder, number: int, shard: Shard | None = None) -> None:
         self.folder = folder
@@ -139,8 +141,11 @@ class Round:
         return table if columns is not None else conform(table, self.schema)
 
     def write_part(self, part: int, rows: pa.Table) -> None:
-        """Commit `rows` as one part, in place of what it held."""
-        assert rows.schema.equals(self.schema), "a part holds the record and nothing else"
+        """Commit `rows` as one part, in place of what it held. Raises ValueError for rows of other columns than the
+        record's, and UnequalListsError for rows that no reader could take apart into masks."""
+        if not rows.schema.equals(self.schema):
+            raise ValueError(f"{self.part_path(part)}: a part holds the record's columns and no others")
+        refuse_unequal_lists(rows, self.aligned, EMBEDDING_COLUMNS)
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd", use_dictionary=self.repeating)
         self.folder.write(self._part(part), buffer.getvalue())

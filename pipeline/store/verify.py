@@ -9,6 +9,7 @@ from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
 from pipeline.video.masklet_round import MaskletRound, holds_masklets
 from pipeline.video.verify import verify_masklets
+from stages.row_masks import masks_of
 
 MAX_PROBLEMS = 20
 
@@ -73,12 +74,14 @@ def _verify_row(row: dict, result: Verification) -> None:
     if row["status"] == "failed" and not row["error"]:
         result.report(f"{where}: failed without a reason")
     masks, rles = row["masks"], row["rles"]
-    if not len(masks) == len(rles) == len(row["raw_rles"]):
-        result.report(f"{where}: {len(masks)} masks, {len(rles)} rles, {len(row['raw_rles'])} raw_rles")
+    try:
+        values = masks_of(row)
+    except ValueError as error:
+        result.report(str(error))
         return
-    embeddings = row["mask_embeddings"]
-    if embeddings is not None and len(embeddings) != len(masks):
-        result.report(f"{where}: {len(masks)} masks, {len(embeddings)} mask_embeddings")
+    for mask in values:
+        if not mask.has_own_embedding:
+            result.report(f"{mask.fields['mask_id']}: its embedding was computed from another mask")
     result.masks += sum(mask["keep"] for mask in masks)
     ids = {mask["mask_id"] for mask in masks}
     if len(ids) != len(masks):

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from pipeline.store.rounds import COMMITTED, Round
-from stages.masklets import MASKLETS
+from stages.masklets import FRAME_COLUMNS, MASKLETS
 
 KIND = "masklets"
 
@@ -15,6 +15,7 @@ class MaskletRound(Round):
 
     schema = MASKLETS
     repeating: ClassVar[list[str]] = [*Round.repeating, "video_id"]
+    aligned: ClassVar[tuple[str, ...]] = FRAME_COLUMNS
 
     def committed(self) -> pa.Table:
         tables = [COMMITTED.empty_table()]

@@ -13,7 +13,8 @@ from models.masks.rle import areas, bounding_boxes, encode_masks
 from pipeline.recipes.load_recipe import validate_recipe
 from stages.filter_masks import FilterMasks, StoredScores
 from stages.filter_settings import FilterSettings
-from stages.record import SCHEMA, as_lists, conform, fixed_rows, mask_structs
+from stages.mask_columns import MaskColumns, embedding_hash
+from stages.record import SCHEMA, as_lists, conform, fixed_rows, mask_structs, set_columns
 
 HEIGHT, WIDTH = 120, 160
 EVERYTHING = StoredScores(StoreFloor(), min_predicted_iou=0.8)
@@ -145,6 +146,21 @@ def test_types_are_the_records() -> None:
             assert found.schema.field(name).type == SCHEMA.field(name).type, name
     assert conform(found).schema.equals(SCHEMA)
     assert conform(found)["masks"].to_pylist() == found["masks"].to_pylist()
+
+
+def test_embeddings_stay_with_their_masks_and_go_when_clean_up_changes_one() -> None:
+    """A replay over rows in which a person's mask stands between the model's."""
+    table = generated([[(STRAY, 0.92), (INSIDE, 0.95), (SQUARE, 0.9)], [(SQUARE, 0.9)]])
+    sources = pa.array(["auto", "human", "auto", "auto"])
+    masks = MaskColumns.of(FilterMasks(filters("sam_amg"), EVERYTHING)(table)).with_fields({"source": sources})
+    masks = masks.with_embeddings([b"stray", b"inside", b"square", None], np.array([True, False]))
+    replayed = FilterMasks(filters("default"), stored=None)(set_columns(table, masks.columns()))
+    assert column(replayed, "mask_id") == [["0/0/0", "0/0/2", "0/0/1"], ["1/0/0"]], "people's masks come last"
+    assert replayed["mask_embeddings"].to_pylist() == [[None, b"square", b"inside"], None]
+    hashes = map(embedding_hash, encode_masks(np.array([SQUARE, INSIDE])), (b"square", b"inside"))
+    assert replayed["embedding_hashes"].to_pylist() == [[None, *hashes], None]
+    again = FilterMasks(filters("default"), stored=None)(replayed)
+    assert content(again) == content(replayed)
 
 
 # --- what is stored

@@ -10,9 +10,11 @@ from models.clip.regions import normalise_views, region_view
 from models.clip.zero_shot import class_embeddings
 from models.masks.rle import decode_masks
 from models.weights import load_clip, load_clip_tokenizer
+from stages.mask_columns import MaskColumns, without_embeddings
 from stages.rank_masks import RankMasks
-from stages.record import SCHEMA, as_lists, conform, set_columns
-from stages.tag_masks import TagMasks, set_mask_fields
+from stages.record import conform, mask_structs, set_columns
+from stages.row_masks import masks_of
+from stages.tag_masks import TagMasks
 from stages.tag_settings import TagSettings
 from stages.text_embeddings import text_direction
 from tests.stages.tag_cases import filtered_rows, pictures, save_tiny_clip, vocabulary
@@ -34,7 +36,7 @@ def tagged(clip: str, keep: list[list[bool]]) -> pa.Table:
         "mask_id": pa.array(["i0/0/4", "i0/0/9", "i0/0/10", "i2/0/3", "person"]),
         "source": pa.array(["auto"] * 4 + ["human"]),
     }
-    rows = set_columns(rows, {"masks": set_mask_fields(rows["masks"], fields)})
+    rows = set_columns(rows, MaskColumns.of(rows).with_fields(fields).columns())
     return TagMasks(TagSettings(checkpoint=clip), vocabulary(), 8, "cpu", 1, keep_features=True)(rows)
 
 
@@ -89,20 +91,28 @@ def test_refused_masks_have_no_score_and_come_last_and_all_return(clip: str) -> 
     assert conform(again).equals(conform(RankMasks(direction(clip, "a blue bus"))(rows)))
 
 
+def test_embeddings_follow_their_masks_there_and_back(clip: str) -> None:
+    rows = tagged(clip, [[True, True, True], [], [True, True]])
+    before = {mask.fields["mask_id"]: mask for row in conform(rows).to_pylist() for mask in masks_of(row)}
+    ranked = RankMasks(direction(clip))(rows)
+    for row in conform(ranked).to_pylist():
+        for mask in masks_of(row):
+            assert mask.rle == before[mask.fields["mask_id"]].rle
+            assert mask.embedding == before[mask.fields["mask_id"]].embedding
+            assert mask.embedding is not None and mask.embedding.hash is not None and mask.has_own_embedding
+    assert ranked["mask_embeddings"].to_pylist() != rows["mask_embeddings"].to_pylist()
+    assert conform(RankMasks(None)(ranked)).equals(conform(rows))
+
+
 def test_features_that_are_not_kept_and_rows_that_have_none(clip: str) -> None:
     rows = tagged(clip, [[True, True, True], [], [True, True]])
     lean = conform(RankMasks(direction(clip), keep_features=False)(rows)).to_pylist()
     assert all(row["embedding"] is None and row["mask_embeddings"] is None for row in lean)
     assert all(mask["text_score"] is not None for row in lean for mask in row["masks"])
-    nothing = {
-        "mask_embeddings": pa.nulls(3, SCHEMA.field("mask_embeddings").type),
-        "masks": as_lists(rows["masks"].combine_chunks().flatten().slice(0, 0), [0, 0, 0]),
-        "rles": as_lists(pa.array([], pa.binary()), [0, 0, 0]),
-        "raw_rles": as_lists(pa.array([], pa.binary()), [0, 0, 0]),
-    }
+    nothing = MaskColumns.made(mask_structs({}, 0), [], [0, 0, 0]).columns()
     empty = conform(RankMasks(direction(clip))(set_columns(rows, nothing))).to_pylist()
     assert [(row["masks"], row["mask_embeddings"]) for row in empty] == [([], None)] * 3
-    untagged = set_columns(rows, {"mask_embeddings": nothing["mask_embeddings"]})
+    untagged = without_embeddings(rows)
     found = conform(RankMasks(direction(clip))(untagged)).to_pylist()
     assert all(mask["text_score"] is None for row in found for mask in row["masks"])
     assert [len(row["masks"]) for row in found] == [3, 0, 2]

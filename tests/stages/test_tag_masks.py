@@ -8,7 +8,8 @@ import torch
 import stages.text_embeddings
 from models.clip.regions import ViewSettings
 from models.weights import VIEWS_NOTE, CheckpointError
-from stages.record import conform
+from stages.mask_columns import embedding_hash
+from stages.record import SCHEMA, conform, set_columns
 from stages.tag_masks import TagMasks, stored_features
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger, views_for
@@ -64,6 +65,26 @@ def test_only_kept_masks_have_tags_and_features(clip: str) -> None:
     image, stored = stored_features(rows, 0)
     assert stored.shape == (2, 24) and image.shape == (24,)
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-3)
+
+
+def test_stored_features_are_used_only_by_the_masks_that_they_are_of(clip: str) -> None:
+    images, masks = pictures(np.random.default_rng(1))
+    rows = stage(clip)(filtered_rows(images, masks))
+    hashes = [
+        [embedding_hash(rle, vector) for rle, vector in zip(row["rles"], row["mask_embeddings"], strict=True)]
+        for row in rows.to_pylist()
+    ]
+    assert rows["embedding_hashes"].to_pylist() == hashes
+    swapped = {name: rows[name].to_pylist() for name in ("mask_embeddings", "embedding_hashes")}
+    for values in swapped.values():
+        values[0][0], values[0][2] = values[0][2], values[0][0]
+    columns = {name: pa.array(values, SCHEMA.field(name).type) for name, values in swapped.items()}
+    damaged = set_columns(rows, columns)
+    assert stored_features(damaged, 0) is None and stored_features(damaged, 2) is not None
+    earlier = set_columns(rows, {"embedding_hashes": pa.nulls(3, SCHEMA.field("embedding_hashes").type)})
+    for index in range(3):
+        both = zip(stored_features(earlier, index), stored_features(rows, index), strict=True)
+        assert all(np.array_equal(one, other) for one, other in both)
 
 
 def test_thresholds_and_features_that_are_not_kept(clip: str) -> None:

@@ -50,11 +50,14 @@ def test_what_a_resized_row_says() -> None:
         "height": 40,
         "width": 60,
         "rles": encode_masks(masks),
+        "raw_rles": [None, None],
+        "mask_embeddings": [b"a1", b"b1"],
         "masks": [{"mask_id": "a", "parent_id": None, **common}, {"mask_id": "b", "parent_id": "a", **common}],
     }
     smaller = resize_row(row, 10, 15)
     (mask,) = smaller["masks"]
     assert (smaller["height"], smaller["width"], len(smaller["rles"])) == (10, 15, 1)
+    assert smaller["mask_embeddings"] is None, "they are of the masks at their full size"
     assert mask["parent_id"] is None and mask["bbox"] == [0, 0, 15, 5] and mask["area"] == 75
     assert mask["point"] == [7.5, 2.0] and mask["crop_box"] == [2, 5, 10, 5]
     assert smaller_size(1500, 2250, 512) == (512, 768) and smaller_size(100, 9, 512) == (100, 9)

@@ -16,7 +16,9 @@ from pipeline.loop.rollback import restore
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
-from stages.record import SCHEMA
+from stages.mask_columns import MaskColumns
+from stages.record import SCHEMA, set_columns
+from stages.row_masks import masks_of
 
 LEFT, RIGHT = np.zeros((2, 48, 64), np.uint8)
 LEFT[10:30, 8:28] = RIGHT[20:44, 36:60] = 1
@@ -78,6 +80,19 @@ def test_sure_masks_stay_and_people_add_what_is_missing(dataset: str, tmp_path: 
     (dropped,) = next(open_dataset(dataset, candidates=True).rows())["masks"][1:2]
     assert dropped["drop_reason"] == "not_confident" and verify_dataset(dataset).num_problems == 0
     assert assist(dataset, str(tmp_path), confident=0.8, quiet=True).added == 0, "everything is covered now"
+
+
+def test_the_masks_that_stay_keep_their_embeddings(dataset: str, tmp_path: Path) -> None:
+    target = Round(Folder(dataset), 0)
+    rows = target.read_part(0)
+    masks = MaskColumns.of(rows).with_embeddings([b"left", b"whole"], np.array([True, False]))
+    target.write_part(0, set_columns(rows, masks.columns()))
+    assist(dataset, str(tmp_path), confident=0.8, quiet=True)
+    a, b = (row for row in open_dataset(dataset, candidates=True).rows())
+    assert a["mask_embeddings"] == [b"left", b"whole", None] and b["mask_embeddings"] is None
+    a, b = (row for row in open_dataset(dataset).rows())
+    assert [mask.embedding and mask.embedding.vector for mask in masks_of(a)] == [b"left", None]
+    assert len(b["masks"]) == 2 and verify_dataset(dataset).problems == []
 
 
 def test_assisted_by_hand_everything_comes_from_people(dataset: str, tmp_path: Path) -> None:

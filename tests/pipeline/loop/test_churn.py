@@ -72,6 +72,19 @@ def test_masks_are_matched_one_to_one_and_people_stay() -> None:
     assert twice == churn and again["mask_embeddings"] == carried["mask_embeddings"]
 
 
+def test_embeddings_of_peoples_masks_come_along_if_the_same_clip_made_them() -> None:
+    people = [("one", box(0, 0, 10, 9), HUMAN), ("two", box(20, 15, 5, 5), HUMAN)]
+    theirs = {"mask_embeddings": [b"o", b"t"], "embedding_hashes": [b"1", b"2"], "fingerprints": {"embed": "clip"}}
+    for link, stored, expected in (("clip", [b"a"], [b"a", b"o", b"t"]), ("other", [b"a"], [b"a", None, None]),
+                                   (None, [b"a"], [b"a", None, None]), ("clip", None, None)):  # fmt: skip
+        own = {"mask_embeddings": stored, "fingerprints": {"embed": link}}
+        carried, _ = carry_over(row([("a", box(0, 0, 10, 10), {})], **own), row(people, **theirs))
+        assert carried is not None and carried["mask_embeddings"] == expected
+        again, _ = carry_over(carried, row(people, **theirs))
+        assert again is not None and again["mask_embeddings"] == expected
+    assert carried["embedding_hashes"] is None
+
+
 def test_images_that_failed_or_changed_under_peoples_masks_are_held_back() -> None:
     before = row([("person", box(0, 0, 9, 9), HUMAN)])
     assert carry_over(row([], status="failed"), before) == (None, Churn(held_back=1))
