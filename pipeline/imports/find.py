@@ -10,7 +10,8 @@ from pipeline.imports.label_studio import label_studio_images
 from pipeline.imports.labels import ImportedImage
 from pipeline.imports.sa1b import sa1b_image, webdataset_images
 from pipeline.store.storage import Folder, split_file
-from stages.read_source import read_source
+from stages.address import absolute, is_archive
+from stages.read_source import file_info, read_source
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ def find_labels(labels: str) -> Labels:
 
     Raises ValueError for a place without labels, and while iterating for labels that are broken.
     """
-    if labels.endswith(".tar"):
+    labels = absolute(labels)
+    info = file_info(labels)
+    if info is not None and info["type"] == "file" and is_archive(labels):
         return Labels(webdataset_images([labels]), None, [_parent(labels)])
-    if labels.endswith(".json"):
+    if labels.lower().endswith(".json") and (info is None or info["type"] == "file"):
         return _from_file(labels)
     root = labels.rstrip("/")
     folder = Folder(labels)
@@ -38,7 +41,7 @@ def find_labels(labels: str) -> Labels:
         return _from_file(f"{root}/{ANNOTATIONS}")
     if tables := folder.names("data", "", ".parquet"):
         return Labels(huggingface_images(folder, tables), None, [root])
-    if archives := folder.names("", "", ".tar"):
+    if archives := [name for name in folder.names("", "", "") if is_archive(name)]:
         return Labels(webdataset_images([f"{root}/{name}" for name in archives]), None, [root])
     if records := folder.names("", "", ".json"):
         return Labels(_each(root, records), len(records), [root, f"{root}/images"])

@@ -13,7 +13,7 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import open_filesystem, read_source, source_etag, split_member
+from stages.read_source import find_file, open_filesystem, read_source, source_etag
 from stages.row_masks import RowMask, mask_lists
 
 Source = Literal["human", "imported"]
@@ -98,12 +98,13 @@ def find_picture(picture: str, places: list[str]) -> str:
     absolute = "://" in picture or picture.startswith("/")
     for place in places:
         uri = picture if absolute else f"{place}/{picture}"
-        fs, path = open_filesystem(split_member(uri)[0])
-        if not fs.exists(path):
+        file = find_file(uri)
+        if file is None:
             continue
+        fs, path = open_filesystem(file)
         inside, root = open_filesystem(place)
         if type(inside) is type(fs) and _is_below(path, root, local="file" in fs.protocol):
-            return str(Path(path).resolve()) + uri[len(split_member(uri)[0]) :] if "file" in fs.protocol else uri
+            return str(Path(path).resolve()) + uri[len(file) :] if "file" in fs.protocol else uri
         raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
     raise FileNotFoundError(f"{picture} is not in {' or '.join(places)}")
 

@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterator
 
 from pipeline.imports.labels import ImportedImage, LabelledMask, checked_size
+from pipeline.sources.files import IMAGE_SUFFIXES
+from stages.address import Address, sample_key, suffix_of
 from stages.decode_image import describe
-from stages.read_source import open_archive, read_source, tar_members
+from stages.read_source import index_archive, read_source
+from stages.tar_index import TarIndex
 
 
 def sa1b_image(data: bytes, where: str, picture: str | None = None) -> ImportedImage:
@@ -23,18 +26,39 @@ def sa1b_image(data: bytes, where: str, picture: str | None = None) -> ImportedI
 
 
 def webdataset_images(archives: list[str]) -> Iterator[ImportedImage]:
-    """Every JSON member of the archives, with the picture that has the same key. Raises ValueError."""
+    """Every JSON member of the archives, with its picture. An archive that is damaged is one more image, with that as
+    its problem. Raises ValueError."""
     for archive in archives:
-        with open_archive(archive) as file:
-            members = list(tar_members(file))
-        keyed: dict[str, str] = {}
-        for member in members:
-            key, _, ending = member.name.partition(".")
-            if ending != "json":
-                keyed.setdefault(key, member.name)
-        for member in members:
-            key, _, ending = member.name.partition(".")
-            if ending == "json":
-                data = read_source(f"{archive}!{member.name}", member.offset, member.size)
-                picture = f"{archive}!{keyed[key]}" if key in keyed else None
-                yield sa1b_image(data, f"{archive}!{member.name}", picture)
+        index = index_archive(archive)
+        pictures = _pictures(index)
+        for name, member in index.members.items():
+            if suffix_of(name) == ".json":
+                uri = str(Address(archive, name))
+                picture = pictures.get(name)
+                data = read_source(uri, member.offset, member.size)
+                yield sa1b_image(data, uri, None if picture is None else str(Address(archive, picture)))
+        if index.damage is not None:
+            origin = archive.rpartition("/")[2]
+            yield ImportedImage(origin, archive, None, None, [], origin, problem=index.damage)
+
+
+def _pictures(index: TarIndex) -> dict[str, str]:
+    """For each JSON member the picture of the same name but for the suffix, else the only one of the same key (one
+    record may be `a.masks.json`, its picture `a.jpg`)."""
+    by_stem: dict[str, str] = {}
+    by_key: dict[str, list[str]] = {}
+    for name in index.members:
+        if suffix_of(name) in IMAGE_SUFFIXES:
+            by_stem[_stem(name)] = name
+            by_key.setdefault(sample_key(name), []).append(name)
+    found: dict[str, str] = {}
+    for name in index.members:
+        of_key = by_key.get(sample_key(name), [])
+        picture = by_stem.get(_stem(name)) or (of_key[0] if len(of_key) == 1 else None)
+        if picture is not None:
+            found[name] = picture
+    return found
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(suffix_of(name))]

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from pipeline.sources.archives import list_archives
 from pipeline.sources.globs import MAGIC, glob_regex, static_folder
 from pipeline.sources.listing_schema import in_batches
-from stages.read_source import ARCHIVE_SUFFIX, etag, open_filesystem
-from stages.retry import retried
+from pipeline.sources.notes import ListingNotes
+from pipeline.sources.stored import StoredFiles
+from stages.address import COMPRESSED_SUFFIXES, is_archive
+from stages.read_source import etag, file_info, open_filesystem
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -17,87 +18,68 @@ IMAGE_SUFFIXES = (
 )
 
 
-def list_files(source: str) -> Iterator[Any]:
-    """Tables of a listing, sorted by id within what one page of the store gives.
+def list_files(source: str, notes: ListingNotes, own_folders: set[str]) -> Iterator[Any]:
+    """Tables of a listing, sorted by id within what one page of the store gives; `notes` counts what is left out, and
+    `own_folders` gains the URIs of the datasets and exports among it, whose pictures come all the same.
 
     A folder gives the files of known image suffixes below it, a glob every file it matches; an archive stands for the
-    images in it. Raises ValueError if there is nothing of that name.
+    images in it. Raises ValueError if there is nothing of that name, or a compressed archive.
     """
     fs, root = open_filesystem(source)
-    info = file_info(fs, root)
+    info = file_info(source)
     if info is None and not MAGIC.search(root):
         raise ValueError(f"input: {source!r} does not exist; give a folder, a glob, an archive, a manifest or an image")
-    infos: Iterator[dict[str, Any]]
-    if info is None:
-        base = static_folder(root)
-        wanted = re.compile(glob_regex(root) + r"\Z")
-        depth = None if "**" in root else root.count("/") - base.count("/")
-        infos = (one for one in below(fs, base, depth) if wanted.match(one["name"]))
-    elif info["type"] == "directory":
-        base = root
-        infos = (one for one in below(fs, root, None) if one["name"].lower().endswith(IMAGE_SUFFIXES))
-    else:
-        base, infos = root.rpartition("/")[0], iter([info])
-    yield from _tables(fs, base.rstrip("/") + "/", infos)
+    if info is not None and info["type"] != "directory":
+        if root.lower().endswith(COMPRESSED_SUFFIXES):
+            raise ValueError(
+                f"input: {source!r} is a compressed archive, whose members have no place to be read from; unpack it, "
+                "or make a plain .tar of it"
+            )
+        yield from _tables(fs, root.rpartition("/")[0], iter([info]), notes)
+        return
+    base = root if info is not None else static_folder(root)
+    depth = None if info is not None or "**" in root else root.count("/") - base.count("/")
+    stored = StoredFiles(fs, base, depth, notes)
+    wanted = _images(stored, notes) if info is not None else _matching(stored, root, notes)
+    yield from _tables(fs, base, wanted, notes)
+    own_folders.update(text(fs.unstrip_protocol(folder)) for folder in stored.own_folders)
 
 
-def _tables(fs: Any, base: str, infos: Iterator[dict[str, Any]]) -> Iterator[Any]:
+def _images(stored: StoredFiles, notes: ListingNotes) -> Iterator[dict[str, Any]]:
+    for info in stored:
+        if info["name"].lower().endswith(IMAGE_SUFFIXES):
+            yield info
+        else:
+            notes.leave_out(info["name"])
+
+
+def _matching(stored: StoredFiles, pattern: str, notes: ListingNotes) -> Iterator[dict[str, Any]]:
+    wanted = re.compile(glob_regex(pattern) + r"\Z")
+    for info in stored:
+        if not wanted.match(info["name"]):
+            continue
+        if info["name"].lower().endswith(COMPRESSED_SUFFIXES):
+            notes.leave_out(info["name"])
+        else:
+            yield info
+
+
+def _tables(fs: Any, folder: str, infos: Iterator[dict[str, Any]], notes: ListingNotes) -> Iterator[Any]:
     archives: list[tuple[str, str, str]] = []
+    base = folder.rstrip("/") + "/"
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for info in infos:
             name = info["name"]
             image_id = text(name.removeprefix(base) if base != "/" else name.lstrip("/"))
             uri = text(fs.unstrip_protocol(name))
-            if name.endswith(ARCHIVE_SUFFIX):
+            if is_archive(name):
                 archives.append((image_id, uri, etag(info)))
             else:
                 yield image_id, uri, etag(info), None, None
 
     yield from in_batches(rows())
-    yield from list_archives(sorted(archives), IMAGE_SUFFIXES)
-
-
-def file_info(fs: Any, path: str) -> dict[str, Any] | None:
-    """What the store says about a file or folder; None if there is none."""
-    try:
-        return dict(retried(lambda: fs.info(path)))
-    except FileNotFoundError:
-        return None
-
-
-def below(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
-    """Every file below `root`, `depth` steps down at most."""
-    if "s3" in fs.protocol:
-        return _objects(fs, root)
-    return _walk(fs, root, depth)
-
-
-def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
-    """A page of 1,000 keys at a time; the filesystem's own listing would hold every key of the bucket."""
-    bucket, key, _ = fs.split_path(root)
-    prefix = f"{key}/" if key else ""
-    position: dict[str, str] = {}
-    while True:
-        page = retried(partial(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **position))
-        for entry in page.get("Contents", []):
-            if not entry["Key"].endswith("/"):
-                yield {"name": f"{bucket}/{entry['Key']}", "size": entry["Size"], "ETag": entry["ETag"]}
-        if not page.get("IsTruncated"):
-            return
-        position = {"ContinuationToken": page["NextContinuationToken"]}
-
-
-def _walk(fs: Any, root: str, depth: int | None) -> Iterator[dict[str, Any]]:
-    """Folder by folder. A link to a file counts as that file, a link to a folder is not followed."""
-    for _, _, files in fs.walk(root or "/", maxdepth=depth, detail=True, on_error="raise"):
-        for info in files.values():
-            if info.get("islink"):
-                target = file_info(fs, info["name"])
-                if target is not None and target["type"] == "file":
-                    yield target
-            elif info["type"] == "file":
-                yield info
+    yield from list_archives(sorted(archives), IMAGE_SUFFIXES, notes)
 
 
 def text(name: str) -> str:

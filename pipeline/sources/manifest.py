@@ -25,7 +25,7 @@ _UPWARD = r"(^|/)\.\.(/|$)"
 
 
 def list_manifest(source: str) -> Iterator[Any]:
-    """Tables of a listing, in the manifest's order.
+    """Tables of a listing, a row each of the manifest's, in its order.
 
     A relative `uri` is relative to the manifest; the id of an image below the manifest's folder is its path there, of
     another its whole URI. `source_etag`, if there is such a column, tells whether an image changed; without it images
@@ -112,12 +112,17 @@ def _prompts(column: pa.ChunkedArray, name: str, width: int, source: str) -> pa.
 
 
 def _hashes(boxes: pa.Array | None, points: pa.Array | None, num_rows: int) -> pa.Array | None:
-    """By which a later run sees that an image's prompts have changed; null where it has none."""
     if boxes is None and points is None:
         return None
     both = ([None] * num_rows if one is None else one.to_pylist() for one in (boxes, points))
-    texts = [None if row == (None, None) else json.dumps(row) for row in zip(*both, strict=True)]
-    return pa.array([text and hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], pa.string())
+    return pa.array([prompts_hash(*row) for row in zip(*both, strict=True)], pa.string())
+
+
+def prompts_hash(boxes: list[list[float]] | None, points: list[list[float]] | None) -> str | None:
+    """By which a later run sees that an image's prompts have changed; None where it has none."""
+    if boxes is None and points is None:
+        return None
+    return hashlib.blake2b(json.dumps((boxes, points)).encode(), digest_size=8).hexdigest()
 
 
 def _extra(table: pa.Table, source: str) -> pa.MapArray:

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sources.listing import list_images
+from pipeline.sources.notes import ListingNotes
 
 
 def parquet(path: Path, **columns: list) -> str:
@@ -29,19 +31,47 @@ def test_relative_and_absolute_uris(tmp_path: Path) -> None:
     assert listing["source_etag"].null_count == len(uris)
 
 
-def test_other_columns_are_carried_as_text_and_duplicates_counted_once(tmp_path: Path) -> None:
+def test_other_columns_are_carried_as_text(tmp_path: Path) -> None:
     source = parquet(
-        tmp_path / "m.parquet",
-        uri=["b.jpg", "a.jpg", "b.jpg"],
-        licence=["CC0", None, "MIT"],
-        year=[1999, 2001, 3],
-        source_etag=["1", "2", "3"],
+        tmp_path / "m.parquet", uri=["b.jpg", "a.jpg"], licence=["CC0", None], year=[1999, 2001], source_etag=["1", "2"]
     )
     listing = list_images(source).to_pylist()
     assert [row["image_id"] for row in listing] == ["b.jpg", "a.jpg"]
     assert dict(listing[0]["extra"]) == {"licence": "CC0", "year": "1999"}
     assert dict(listing[1]["extra"]) == {"licence": None, "year": "2001"}
     assert [row["source_etag"] for row in listing] == ["1", "2"]
+
+
+def test_rows_of_one_image_are_gathered(tmp_path: Path) -> None:
+    """One row a box, as detectors and annotation tools write them."""
+    (tmp_path / "m.csv").write_text(
+        "uri,boxes,points,label,split\n"
+        'b.jpg,"[[5,5,40,40]]",,cat,val\n'
+        'a.jpg,"[[1,1,9,9]]",,dog,train\n'
+        'b.jpg,"[[50,5,90,30]]",,dog,val\n'
+        './b.jpg,,"[[7,8]]",,val\n'
+        'b.jpg,"[[50,5,90,30]]",,dog,val\n'  # repeats a row in everything
+        "c.jpg,,,,test\n"
+    )
+    notes = ListingNotes()
+    b, a, c = list_images(str(tmp_path / "m.csv"), notes=notes).to_pylist()
+    assert (b["image_id"], b["boxes"], b["points"]) == ("b.jpg", [[5, 5, 40, 40], [50, 5, 90, 30]], [[7, 8]])
+    assert dict(b["extra"]) == {"label": '["cat", "dog", null]', "split": "val"}
+    assert (a["boxes"], dict(a["extra"])) == ([[1, 1, 9, 9]], {"label": "dog", "split": "train"})
+    assert (c["boxes"], c["points"], c["prompts_hash"]) == (None, None, None)
+    assert (notes.gathered_rows, notes.differing_columns) == (3, {"label"})
+    assert len({b["prompts_hash"], a["prompts_hash"], None}) == 3
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+def test_gathering_in_pieces_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+    monkeypatch.setattr("pipeline.sources.gather.ROWS_AT_ONCE", rows_at_once)
+    uris = [f"{index}.jpg" for index in np.random.default_rng(0).integers(0, 20, 70)]
+    boxes = [[[float(index), 0.0, 99.0, 99.0]] for index in range(70)]
+    listing = list_images(parquet(tmp_path / "m.parquet", uri=uris, boxes=boxes)).to_pylist()
+    assert [row["uri"].rpartition("/")[2] for row in listing] == list(dict.fromkeys(uris))
+    for row in listing:
+        assert [box[0] for box in row["boxes"]] == [index for index in range(70) if uris[index] == row["image_id"]]
 
 
 def test_csv_says_the_same(tmp_path: Path) -> None:

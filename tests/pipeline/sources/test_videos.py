@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.sources.notes import LITTER, ListingNotes
 from pipeline.sources.videos import list_videos
 
 
@@ -37,6 +38,28 @@ def test_globs_single_videos_lists_and_filters(folder: Path) -> None:
         "more/b.MOV",
         "more/deep",
     ]
+
+
+def test_every_common_suffix_is_taken_and_others_are_counted(tmp_path: Path) -> None:
+    taken = [
+        "a.MTS",
+        "b.mpg",
+        "c.wmv",
+        "d.3gp",
+        "e.ts",
+        "f.flv",
+        "g.ogv",
+        "h.m4v",
+        "i.webm",
+        "j.m2ts",
+        "k.mkv",
+        "l.vob",
+    ]
+    for name in (*taken, "m.rm", "n.srt", "._a.MTS", "frames/0.jpg", "frames/._0.jpg", "__MACOSX/a.mp4"):
+        write(tmp_path / name)
+    notes = ListingNotes()
+    assert list_videos(str(tmp_path), notes=notes)["image_id"].to_pylist() == sorted([*taken, "frames"])
+    assert notes.not_taken == {".rm": 1, ".srt": 1, LITTER: 3}
 
 
 def test_from_a_bucket(s3_server: Path) -> None:
