@@ -9,7 +9,7 @@ for row in dataset.rows():
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,10 @@ import pyarrow.compute as pc
 
 from models.masks.rle import decode_masks
 from pipeline.queries.sql import matching_masks
+from pipeline.sources.places import dataset_places
 from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
+from stages.allowed_places import AllowedPlaces
 from stages.mask_columns import MaskColumns, UnequalListsError, refuse_unequal_lists
 from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform, set_columns
 
@@ -45,7 +47,7 @@ class Dataset:
 
     Only kept masks are given out; with `candidates` the stored rejected ones too. `predicate` is SQL over the columns
     of a mask and its image (`pipeline.queries.sql.MASKS`); masks that do not match are left out, and so are images
-    without any.
+    without any. `allow` are places for pictures besides the dataset's own (`picture_places`).
     """
 
     uri: str
@@ -53,6 +55,16 @@ class Dataset:
     every_round: bool = False
     candidates: bool = False
     predicate: str | None = None
+    allow: tuple[str, ...] = ()
+
+    def allowing(self, places: Iterable[str]) -> Dataset:
+        """The same dataset, whose pictures may be read from these folders and prefixes as well."""
+        return replace(self, allow=(*self.allow, *places))
+
+    @cached_property
+    def picture_places(self) -> AllowedPlaces:
+        """Where the rows' pictures may be read: rows may come from strangers, and name any file or address."""
+        return dataset_places(self.uri, self.allow)
 
     def filter(self, predicate: str) -> Dataset:
         """The masks that match as well, as a dataset of its own. Raises ValueError where it is read, if it is wrong."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.allowed_places import AllowedPlaces
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.read_source import read_source
 
@@ -13,9 +14,13 @@ class ChangedPictureError(ValueError):
     """The file at a row's URI is no longer the one that was annotated."""
 
 
-def read_bytes(row: dict[str, Any]) -> bytes:
-    """The file. Raises ChangedPictureError for another content (where the row tells its hash), else what reading it
-    raises."""
+def read_bytes(row: dict[str, Any], places: AllowedPlaces) -> bytes:
+    """The file, from one of the places that may be read.
+
+    Raises ForbiddenPlaceError, before anything is asked, for a URI outside of them, ChangedPictureError for another
+    content (where the row tells its hash), else what reading it raises.
+    """
+    places.check(row["uri"])
     data = read_source(row["uri"], None, None)
     if row["content_sha256"] is not None and hashlib.sha256(data).hexdigest() != row["content_sha256"]:
         raise ChangedPictureError("the picture has changed since it was annotated")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from stages.allowed_places import AllowedPlaces
 from stages.attempts import Attempts, time_limit
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.near_duplicates import NearDuplicates
@@ -31,7 +32,7 @@ class DecodeImages:
     Reading and decoding together have `timeout` seconds an image, then the worker's process ends, as nothing else ends
     a hang in native code; an image at which MAX_ATTEMPTS workers ended, by that or by a crash, has failed. With
     `duplicates` an image that nearly repeats another says so in `duplicate_of`, and with `skip_duplicates` it goes no
-    further (`status` is `skipped`).
+    further (`status` is `skipped`). With `places` an image outside of them has failed, and is not asked for.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class DecodeImages:
         timeout: float | None,
         duplicates: NearDuplicates | None = None,
         skip_duplicates: bool = False,
+        places: AllowedPlaces | None = None,
     ) -> None:
         self.settings = settings
         self.attempts = attempts
         self.timeout = timeout
         self.duplicates = duplicates
         self.skip_duplicates = skip_duplicates
+        self.places = places
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         sources = batch.select(["image_id", "uri", "source_etag", "offset", "size"])
@@ -83,6 +86,8 @@ class DecodeImages:
         return row
 
     def _read(self, source: dict[str, Any], row: dict[str, Any]) -> None:
+        if self.places is not None:
+            self.places.check(source["uri"])
         if row["source_etag"] is None:
             row["source_etag"] = source_etag(source["uri"])
         data = read_source(source["uri"], source["offset"], source["size"])

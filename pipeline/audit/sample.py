@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset import Dataset, open_dataset
+from pipeline.dataset import Dataset
 from pipeline.export.write import export
 from pipeline.queries.query import query
 from pipeline.store.storage import Folder
@@ -37,7 +37,7 @@ class SampleSummary:
 
 
 def draw_sample(
-    uri: str, num_images: int, output: str, pictures: bool, seed: int = 0, quiet: bool = False
+    dataset: Dataset, num_images: int, output: str, pictures: bool, seed: int = 0, quiet: bool = False
 ) -> SampleSummary:
     """Writes Label Studio tasks of `num_images` images (of all where there are fewer) to `output`, and which images
     they are to the dataset's _audit.json.
@@ -46,15 +46,16 @@ def draw_sample(
     so that the result needs no weights. The same seed draws the same images. Raises ValueError for a dataset without
     masks of a model.
     """
-    dataset = open_dataset(uri)
     found, _ = query(dataset, _IMAGES)
     if not found.num_rows:
-        raise ValueError(f"dataset: {uri!r} holds no images whose masks are all a model's; there is nothing to audit")
+        raise ValueError(
+            f"dataset: {dataset.uri!r} holds no images whose masks are all a model's; there is nothing to audit"
+        )
     names = found["image_id"].to_pylist()
     strata = _thirds(found["num_masks"].to_numpy()) * NUM_BINS + _thirds(found["score"].to_numpy())
     chosen = choose(names, strata, num_images, seed)
     summary = export(_only(dataset, sorted(chosen)), output, "label-studio", pictures, quiet)
-    Folder(uri).write_json(SAMPLE, {"seed": seed, "tasks": output, "images": chosen})
+    Folder(dataset.uri).write_json(SAMPLE, {"seed": seed, "tasks": output, "images": chosen})
     counts: dict[str, int] = {}
     for stratum in chosen.values():
         counts[stratum] = counts.get(stratum, 0) + 1

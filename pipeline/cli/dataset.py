@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.options import AsJson, one_of
+from pipeline.cli.options import Allow, AsJson, one_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,6 +132,7 @@ def export_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     where: Annotated[str | None, typer.Option(help="Only the masks for which this SQL predicate holds.")] = None,
+    allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a dataset in another tool's layout."""
@@ -152,7 +153,7 @@ def export_command(
         return
     chosen: Layout = one_of("--layout", layout, Layout)
     shares = None if split is None else parse_shares(split)
-    found = open_dataset(dataset)
+    found = open_dataset(dataset).allowing(allow or ())
     found = found if where is None else found.filter(where)
     summary = export(found, output, chosen, pictures, as_json, short_side, shares, seed)
     if as_json:
@@ -200,16 +201,18 @@ def audit_command(
     output: Annotated[str | None, typer.Option(help="A folder for the tasks; by default DATASET-audit.")] = None,
     pictures: Annotated[bool, typer.Option("--images", help="Write the pictures too, not only their URIs.")] = False,
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Have people look over a sample of the masks, and measure how much they changed."""
     from pipeline.audit.measure import measure_audit
     from pipeline.audit.sample import draw_sample
     from pipeline.audit.tables import audit_table
+    from pipeline.dataset import open_dataset
 
     if num_images is not None:
         target = output or f"{dataset.rstrip('/')}-audit"
-        drawn = draw_sample(dataset, num_images, target, pictures, seed, quiet=as_json)
+        drawn = draw_sample(open_dataset(dataset).allowing(allow or ()), num_images, target, pictures, seed, as_json)
         text = f"{drawn.masks:,} masks of {drawn.images:,} images → {drawn.output}/tasks, for Label Studio"
         print(json.dumps(drawn.as_dict()) if as_json else text)
         return
@@ -246,6 +249,7 @@ def report_command(
     ] = None,
     gallery: Annotated[int, typer.Option(min=0, max=500, help="How many images are shown with their masks.")] = 24,
     round_number: Annotated[int | None, typer.Option("--round", help="One round only.")] = None,
+    allow: Allow = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page about a dataset: figures, charts, failures, pictures with their masks."""
@@ -256,14 +260,14 @@ def report_command(
 
     masklets = open_masklets(dataset, round_number)
     if masklets is not None:
-        page = write_video_report(masklets, output, gallery)
+        page = write_video_report(masklets.allowing(allow or ()), output, gallery)
         print(
             json.dumps(page.as_dict())
             if as_json
             else f"{page.videos:,} videos, {page.masklets:,} masklets; {page.strips:,} filmstrips → {page.output}"
         )
         return
-    summary = write_report(open_dataset(dataset, round_number), output, gallery)
+    summary = write_report(open_dataset(dataset, round_number).allowing(allow or ()), output, gallery)
     if as_json:
         print(json.dumps(summary.as_dict()))
         return

@@ -4,6 +4,13 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PREFIX",
+        help="A folder or prefix, besides the dataset's own input, that pictures may be read from; may be repeated.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
 

@@ -151,7 +151,7 @@ class _Work:
         data, ending = None, ""
         if self.pictures:
             try:
-                data, ending = picture(row, size)
+                data, ending = picture(row, self.dataset.picture_places, size)
             except Exception as error:  # a picture may be gone or broken in any way: it is counted and named
                 counts.add(Counts(missing=1, missing_names=[f"{row['image_id']}: {describe(error)}"]))
                 return None

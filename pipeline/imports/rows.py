@@ -11,6 +11,7 @@ from pipeline.export.records import stem
 from pipeline.imports.labels import ImportedImage, LabelledMask
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
+from stages.allowed_places import AllowedPlaces
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.read_source import find_file, open_filesystem, read_source, source_etag
@@ -96,16 +97,15 @@ def find_picture(picture: str, places: list[str]) -> str:
     """The URI of a picture that lies in one of `places`, folders on disk or in a bucket; labels come from strangers,
     and may point anywhere. Raises FileNotFoundError or ValueError."""
     absolute = "://" in picture or picture.startswith("/")
+    allowed = AllowedPlaces(closed=tuple(places))
     for place in places:
         uri = picture if absolute else f"{place}/{picture}"
+        if not allowed.allows(uri):
+            raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
         file = find_file(uri)
-        if file is None:
-            continue
-        fs, path = open_filesystem(file)
-        inside, root = open_filesystem(place)
-        if type(inside) is type(fs) and _is_below(path, root, local="file" in fs.protocol):
+        if file is not None:
+            fs, path = open_filesystem(file)
             return str(Path(path).resolve()) + uri[len(file) :] if "file" in fs.protocol else uri
-        raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
     raise FileNotFoundError(f"{picture} is not in {' or '.join(places)}")
 
 
@@ -115,9 +115,3 @@ def _save_picture(image: ImportedImage, folder: Folder) -> str:
     name = f"pictures/{stem(image.image_id)}{ending if ending in COPIED else ''}"
     folder.write(name, image.data)
     return folder.path(name) if folder.is_local else f"{folder.uri.rstrip('/')}/{name}"
-
-
-def _is_below(path: str, root: str, local: bool) -> bool:
-    if local:
-        return Path(path).resolve().is_relative_to(Path(root).resolve())
-    return path.startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")

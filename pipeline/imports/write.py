@@ -13,6 +13,7 @@ from pipeline.imports.find import Labels, find_labels
 from pipeline.imports.labels import ImportedImage
 from pipeline.imports.rows import Source, failed_row, new_row
 from pipeline.progress import progress_bar
+from pipeline.sources.places import RECORDED, absolute_places
 from pipeline.store.lease import hold_lease
 from pipeline.store.rounds import Round, publish, read_index, round_numbers
 from pipeline.store.storage import Folder
@@ -57,6 +58,7 @@ def import_labels(labels: str, output: str, images: str | None, source: Source, 
     summary = ImportSummary(output, target.number)
     places = [images.rstrip("/")] if images is not None else found.places
     record: dict[str, Any] = {"round": target.number, "imported": source, "fingerprints": {}, "runs": []}
+    record[RECORDED] = list(absolute_places(places))
     with ExitStack() as stack:
         stack.enter_context(hold_lease(target, "import"))
         _empty(target)

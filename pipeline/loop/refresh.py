@@ -161,6 +161,8 @@ def _recipes(plan: RefreshPlan, base: Round, made: Round | None) -> tuple[Recipe
         raise ValueError(f"recipe: round {base.number} of {plan.dataset!r} names none (it is an import); add --recipe")
     content = dict(plan.recipe if plan.recipe is not None else record["recipe"])
     content |= {"output": plan.dataset}
+    if plan.recipe is None:
+        content["allow"] = []  # what a record allows counts as far as `dataset_places` lets it
     content.setdefault("input", plan.dataset)
     apply_overrides(content, list(plan.overrides))
     content["model"] = {**content.get("model", {}), "checkpoint": plan.checkpoint}
@@ -192,6 +194,8 @@ def _listing(dataset: Dataset, where: str | None, old: Recipe | None) -> pa.Tabl
             rows.num_rows, {name: rows[name].cast(LISTING.field(name).type) for name in ("image_id", "uri", "extra")}
         )
     # a manifest's own prompts are not in the dataset
+    for source in [old.input] if isinstance(old.input, str) else old.input:
+        dataset.picture_places.check(source)
     listed = list_images(old.input, old.include, old.exclude)
     return listed.filter(pc.is_in(listed["image_id"], value_set=rows["image_id"].combine_chunks()))
 

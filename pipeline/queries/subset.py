@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.progress import progress_bar
+from pipeline.sources.places import RECORDED, absolute_places
 from pipeline.store.rounds import Round, publish, read_index
 from pipeline.store.storage import Folder
 from stages.record import set_columns
@@ -67,6 +68,7 @@ def write_subset(dataset: Dataset, output: str, quiet: bool = False) -> SubsetSu
                     for one, record in rounds.items()
                 },
             },
+            RECORDED: [*dataset.picture_places.named, *absolute_places([dataset.uri])],
             "fingerprints": rounds[str(dataset.rounds[-1])].get("fingerprints") if dataset.rounds else None,
             "counts": {"images": images, "masks": masks},
             "runs": [],

@@ -73,15 +73,18 @@ class ResourceSettings(BaseModel):
 
 class Recipe(BaseModel):
     """A whole run: `input` (a folder, glob, file, archive or manifest, or a list of them), `output` (the dataset), and
-    how. `include` and `exclude` are globs over image ids. `dedup` finds images that nearly repeat an earlier one of
-    the round, by perceptual hash and before any GPU is spent: `mark` says so in `duplicate_of`, `skip` makes no masks
-    for them besides. Without `tag` nothing is named, without `caption` nothing described."""
+    how. `include` and `exclude` are globs over image ids. `allow` names folders and prefixes from which a manifest's
+    images may come besides its own folder: `s3://bucket/photos`, `https://host/path`. `dedup` finds images that nearly
+    repeat an earlier one of the round, by perceptual hash and before any GPU is spent: `mark` says so in
+    `duplicate_of`, `skip` makes no masks for them besides. Without `tag` nothing is named, without `caption` nothing
+    described."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
     output: str
     preset: PresetName = "default"
     model: ModelSettings = ModelSettings()

@@ -10,6 +10,7 @@ from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import replay_round
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import resolve_resources
+from pipeline.sources.places import dataset_places
 from pipeline.store.lease import hold_lease
 from pipeline.store.rounds import Round, engine_rounds
 from pipeline.store.storage import Folder
@@ -53,7 +54,7 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     with hold_lease(target, "filter"), connected_ray(recipe.ray.address) as nodes:
         resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        relabel_round(target, recipe, mark, resources, quiet)
+        relabel_round(target, recipe, mark, resources, quiet, dataset_places(dataset))
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {
         "dataset": dataset,

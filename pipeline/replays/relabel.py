@@ -12,6 +12,7 @@ from pipeline.replays.rewrite_parts import rewrite_parts
 from pipeline.runs.resources import Resources
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
+from stages.allowed_places import AllowedPlaces
 from stages.caption_masks import CaptionMasks
 from stages.caption_settings import CaptionSettings
 from stages.decode_image import describe
@@ -41,9 +42,11 @@ class RelabelParts:
         views_per_batch: int,
         device: str,
         direction: np.ndarray | None,
+        places: AllowedPlaces,
     ) -> None:
         self.target = Round(Folder(uri), round_number)
         self.settings = settings
+        self.places = places
         self.links = {link: links.get(link) for link in LABEL_LINKS}
         self.tagger = Tagger(settings, vocabulary, device, views_per_batch)
         self.caption = None
@@ -95,7 +98,8 @@ class RelabelParts:
 
     def _encode(self, rows: pa.Table, index: int, kept: np.ndarray) -> tuple[Features, Features]:
         row = {name: rows[name][index].as_py() for name in ("uri", "content_sha256", "decode", "height", "width")}
-        return self.tagger.encoder.encode([Regions(decode(row, read_bytes(row)), *regions_of(rows, index, kept))])[0]
+        pixels = decode(row, read_bytes(row, self.places))
+        return self.tagger.encoder.encode([Regions(pixels, *regions_of(rows, index, kept))])[0]
 
 
 def _all_features_stored(rows: pa.Table) -> bool:
@@ -103,9 +107,12 @@ def _all_features_stored(rows: pa.Table) -> bool:
     return all(status != "ok" or stored_features(rows, index) is not None for index, status in enumerate(statuses))
 
 
-def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: Resources, quiet: bool) -> int:
+def relabel_round(
+    target: Round, recipe: Recipe, mark: Fingerprint, resources: Resources, quiet: bool, places: AllowedPlaces
+) -> int:
     """Bring every part to the label links of `mark`; parts that have them are not touched. The number of images in the
-    others. Needs a running Ray, and the parts at the mark's filter link."""
+    others, whose pictures are read again from `places` where their features are not stored. Needs a running Ray, and
+    the parts at the mark's filter link."""
     if recipe.tag is None:
         return 0
     wanted = {link: mark.links.get(link) for link in LABEL_LINKS}
@@ -124,6 +131,7 @@ def relabel_round(target: Round, recipe: Recipe, mark: Fingerprint, resources: R
         "views_per_batch": resources.views_per_batch,
         "device": resources.device,
         "direction": direction_of(recipe),
+        "places": places,
     }
     answers = rewrite_parts(
         stale,

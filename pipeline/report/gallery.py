@@ -21,6 +21,7 @@ from pipeline.dataset import Dataset, Part
 from pipeline.errors import StoreError
 from pipeline.pictures import ChangedPictureError, decode, read_bytes
 from pipeline.report.outlines import outline
+from stages.allowed_places import AllowedPlaces, ForbiddenPlaceError
 
 SIDE = 512  # pixels of a thumbnail's longer side, at most
 UNITS = 2048  # the longer side in the units of outlines
@@ -74,7 +75,7 @@ def read_gallery(dataset: Dataset, parts: Sequence[Part], num_images: int, secon
     """
     deadline = time.monotonic() + seconds
     rows = _choose(dataset, parts, num_images)
-    thumbnails = _read_thumbnails(rows, deadline)
+    thumbnails = _read_thumbnails(rows, dataset.picture_places, deadline)
     return [_picture(row, found, deadline) for row, found in zip(rows, thumbnails, strict=True)]
 
 
@@ -107,7 +108,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _read_thumbnails(rows: list[dict[str, Any]], deadline: float) -> list[bytes | str]:
+def _read_thumbnails(rows: list[dict[str, Any]], places: AllowedPlaces, deadline: float) -> list[bytes | str]:
     """A JPEG for each row, or why there is none."""
     found: dict[int, bytes | str] = {}
     waiting = deque(enumerate(rows))
@@ -119,10 +120,10 @@ def _read_thumbnails(rows: list[dict[str, Any]], deadline: float) -> list[bytes 
             except IndexError:
                 return
             try:
-                found[index] = _thumbnail(row)
+                found[index] = _thumbnail(row, places)
             except FileNotFoundError:
                 found[index] = "the picture is no longer where it was"
-            except ChangedPictureError as error:
+            except (ChangedPictureError, ForbiddenPlaceError) as error:
                 found[index] = str(error)
             except Exception as error:  # stores and broken files fail in ways of their own
                 found[index] = f"the picture cannot be read ({type(error).__name__})"
@@ -138,10 +139,10 @@ def _read_thumbnails(rows: list[dict[str, Any]], deadline: float) -> list[bytes 
     return [done.get(index, "there was no time to read the picture") for index in range(len(rows))]
 
 
-def _thumbnail(row: dict[str, Any]) -> bytes | str:
+def _thumbnail(row: dict[str, Any], places: AllowedPlaces) -> bytes | str:
     if row["width"] * row["height"] > MAX_PIXELS:
         return "the picture is too large for a thumbnail"
-    pixels = decode(row, read_bytes(row), MAX_PIXELS)
+    pixels = decode(row, read_bytes(row, places), MAX_PIXELS)
     height, width = pixels.shape[:2]
     shrink = min(1.0, SIDE / max(width, height))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))

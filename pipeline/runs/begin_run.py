@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.recipes.fingerprint import Fingerprint, changes
 from pipeline.recipes.recipe import Recipe
+from pipeline.sources.places import RECORDED, absolute_places, input_places
 from pipeline.store.lease import Lease, hold_lease
 from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
 from pipeline.store.shards import Shard
@@ -124,6 +125,7 @@ def _new_record(target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, 
         "recipe": recipe.model_dump(mode="json"),
         "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        RECORDED: [*input_places(recipe.input), *absolute_places(getattr(recipe, "allow", ()))],
         "shards": _num_shards(target),
         "runs": [],
     }

@@ -8,11 +8,14 @@ import pyarrow as pa
 
 from models.weight_files import CheckpointError, read_checkpoint
 from pipeline.progress import progress_bar
+from stages.allowed_places import AllowedPlaces
 from stages.decode_image import describe
 from stages.read_source import source_etag
 
 
-def check_nodes(weights: Mapping[str, str], listing: pa.Table, gpus_per_actor: float, quiet: bool) -> None:
+def check_nodes(
+    weights: Mapping[str, str], listing: pa.Table, gpus_per_actor: float, quiet: bool, places: AllowedPlaces
+) -> None:
     """Has every node that decodes read about the listing's first image, and every one that may hold a model read the
     `weights` (checkpoint → the sha256 of the driver's file); published ones are fetched by that, once a node.
 
@@ -22,7 +25,7 @@ def check_nodes(weights: Mapping[str, str], listing: pa.Table, gpus_per_actor: f
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     uri = listing["uri"][0].as_py() if listing.num_rows else None
-    if uri is not None and image_problem(uri) is not None:
+    if uri is not None and (not places.allows(uri) or image_problem(uri) is not None):
         uri = None  # it is this image's own, and will be its row's
     look = ray.remote(num_cpus=0, max_retries=0)(node_problem)
     asked: dict[Any, str] = {}

@@ -10,6 +10,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.texts import direction_of, token_of
 from pipeline.runs.chunks import Chunk
 from pipeline.runs.resources import TASK_CPUS, Resources
+from stages.allowed_places import AllowedPlaces
 from stages.attempts import Attempts
 from stages.caption_masks import CaptionMasks
 from stages.decode_image import DecodeImages
@@ -36,9 +37,10 @@ def build_graph(
     round_number: int,
     attempts: Attempts,
     duplicates: NearDuplicates | None,
+    places: AllowedPlaces,
 ) -> tuple[Any, "Window"]:
     """The Ray Dataset whose rows are finished image rows, each with the `part` it belongs to, in no order; and the
-    window that must be told how many of them are committed."""
+    window that must be told how many of them are committed. Images outside of `places` fail unread."""
     import ray.data
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -46,7 +48,7 @@ def build_graph(
 
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     decode = DecodeImages(
-        recipe.decode, attempts, recipe.run.decode_timeout, duplicates, skip_duplicates=recipe.dedup == "skip"
+        recipe.decode, attempts, recipe.run.decode_timeout, duplicates, recipe.dedup == "skip", places
     )
     blocks = list(_blocks(chunks, resources))
     dataset = (

@@ -33,10 +33,12 @@ from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
+from pipeline.sources.places import dataset_places, input_places
 from pipeline.store.lease import Lease
 from pipeline.store.rounds import Round
 from pipeline.store.shards import Shard
 from pipeline.store.storage import Folder
+from stages.allowed_places import AllowedPlaces
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def _run(
             listing = without_labelled(listing, folder)
         target = into.target if into else choose_round(folder, mark, new_round, shard)
         check_record(target, mark)
+        places = dataset_places(recipe.output, _named_places(recipe, into))
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
@@ -102,15 +105,15 @@ def _run(
         resources = resources_for(recipe, nodes)
         if recipe.ray.address is not None:
             weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
-            check_nodes(weights, listing, resources.gpus_per_actor, quiet)
+            check_nodes(weights, listing, resources.gpus_per_actor, quiet, places)
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet))
+        replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet, places))
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
         committer = Committer(target, run_id, mark.links)
         finish = partial(_finish, target, recipe.output, resources, started, replayed, committer)
         try:
-            status = _work(recipe, resources, plan, committer, lease, quiet)
+            status = _work(recipe, resources, plan, committer, lease, quiet, places)
         except Exception as error:
             with suppress(StoreError):  # the record of a run whose store fails is best effort
                 finish("failed")
@@ -123,11 +126,24 @@ def _run(
         return finish(status)
 
 
-def _work(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> str:
+def _named_places(recipe: Recipe, into: Into | None) -> tuple[str, ...]:
+    """Where the user lets images be read. The rows of a refresh, and its recipe's input, are the dataset's own."""
+    return recipe.allow if into else (*input_places(recipe.input), *recipe.allow)
+
+
+def _work(
+    recipe: Recipe,
+    resources: Resources,
+    plan: Plan,
+    committer: Committer,
+    lease: Lease,
+    quiet: bool,
+    places: AllowedPlaces,
+) -> str:
     """Everything that is left, or, when somebody interrupts, what has come by then: `done` or `interrupted`."""
     try:
         with interruptible():
-            _stream(recipe, resources, plan, committer, lease, quiet)
+            _stream(recipe, resources, plan, committer, lease, quiet, places)
     except KeyboardInterrupt:
         committer.commit_unfinished()
         return "interrupted"
@@ -147,7 +163,15 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committer, lease: Lease, quiet: bool) -> None:
+def _stream(
+    recipe: Recipe,
+    resources: Resources,
+    plan: Plan,
+    committer: Committer,
+    lease: Lease,
+    quiet: bool,
+    places: AllowedPlaces,
+) -> None:
     from ray.exceptions import RayError
 
     total = plan.num_images
@@ -165,7 +189,8 @@ def _stream(recipe: Recipe, resources: Resources, plan: Plan, committer: Committ
             for chunks in plan.in_groups(resources.sam_actors):
                 committer.expect(chunks)
                 before = committer.tally.images
-                graph, window = build_graph(recipe, resources, chunks, committer.target.number, attempts, duplicates)
+                number = committer.target.number
+                graph, window = build_graph(recipe, resources, chunks, number, attempts, duplicates, places)
                 for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                     committer.add(rows)
                     window.commit(committer.tally.images - before)

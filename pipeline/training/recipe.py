@@ -17,6 +17,7 @@ class DataSource(BaseModel):
     Of a dataset each image's newest published round counts, or one `round`; `where` leaves the masks for which it
     holds, as in `maskfoundry query`. A mask of the model is drawn by its scores, or with `score_weights: false` like
     any other; a person's `human_weight` times as often. `repeat` shows the source's images so many times an epoch.
+    Pictures are read from the dataset's own input, and from the folders and prefixes in `allow`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +29,7 @@ class DataSource(BaseModel):
     # Kirillov et al. 2023, appendix A: manual masks are drawn ten times as often
     human_weight: Annotated[float, Field(gt=0)] = 10.0
     repeat: Annotated[int, Field(ge=1)] = 1
+    allow: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -78,7 +78,7 @@ class DatasetImages:
 
     def __init__(self, source: DataSource) -> None:
         self.source = source
-        dataset = open_dataset(source.path, source.round)
+        dataset = open_dataset(source.path, source.round).allowing(source.allow)
         self.dataset: Dataset = dataset if source.where is None else dataset.filter(source.where)
         folder = Folder(source.path)
         for number in self.dataset.rounds:
@@ -106,7 +106,16 @@ class DatasetImages:
         number, part, row = self.places[index].tolist()
         record = _part(self.dataset, Part(number, part)).slice(row, 1).to_pylist()[0]
         weights = np.array([_weight(mask, self.source) for mask in record["masks"]])
-        return TrainingImage(record["uri"], _read_picture(record), record["rles"], weights)
+        return TrainingImage(record["uri"], self._picture(record), record["rles"], weights)
+
+    def _picture(self, record: dict[str, Any]) -> np.ndarray:
+        """As the run decoded it, if it is still the same file."""
+        try:
+            return decode(record, read_bytes(record, self.dataset.picture_places))
+        except Exception as error:  # a picture may vanish or break in any way: the line says which one and how
+            raise ValueError(
+                f"{record['uri']}: cannot be read ({describe(error)}); run the dataset again or leave it out"
+            ) from error
 
     def _masks(self, rows: pa.Table) -> list[str | None]:
         """For each row a hash of its picture and the masks that count, or None without any."""
@@ -161,16 +170,6 @@ def _hash(content: Any) -> str:
 @lru_cache(maxsize=NUM_CACHED_PARTS)
 def _part(dataset: Dataset, part: Part) -> pa.Table:
     return dataset.with_masks(Round(Folder(dataset.uri), part.round).read_part(part.number))
-
-
-def _read_picture(record: dict[str, Any]) -> np.ndarray:
-    """The picture as the run decoded it, if it is still the same file."""
-    try:
-        return decode(record, read_bytes(record))
-    except Exception as error:  # a picture may vanish or break in any way: the line says which one and how
-        raise ValueError(
-            f"{record['uri']}: cannot be read ({describe(error)}); run the dataset again or leave it out"
-        ) from error
 
 
 def _weight(mask: dict[str, Any], source: DataSource) -> float:

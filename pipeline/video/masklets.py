@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -23,10 +23,16 @@ _HEAVY = ("rles", "frame_times")
 
 @dataclass(frozen=True)
 class Masklets:
-    """The newest published round of a dataset of masklets, or the one asked for."""
+    """The newest published round of a dataset of masklets, or the one asked for; `allow` are places for its videos
+    besides the dataset's own."""
 
     uri: str
     round: int
+    allow: tuple[str, ...] = ()
+
+    def allowing(self, places: Iterable[str]) -> Masklets:
+        """The same masklets, whose videos may be read from these folders and prefixes as well."""
+        return replace(self, allow=(*self.allow, *places))
 
     def tables(self, predicate: str | None = None) -> Iterator[pa.Table]:
         """Rows part by part: of videos that failed or are empty, and kept masklets (those for which SQL holds)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.masks.rle import bounding_boxes
 from pipeline.overlay import draw_mask
+from pipeline.sources.places import dataset_places
 from pipeline.store.storage import Folder, split_file
 from pipeline.video.masklets import Masklets
 from stages.read_video import VideoFrames
@@ -54,10 +55,12 @@ def write_video_report(masklets: Masklets, output: str | None = None, num_strips
     body = [f"<h1>{html.escape(masklets.uri)}</h1><table>{''.join(parts)}</table>"]
     body += [f"<p>{html.escape(row['video_id'])}: {html.escape(row['error'])}</p>" for row in failed]
     num = 0
+    places = dataset_places(masklets.uri, masklets.allow)
     for rows in masklets.videos():
         if num == num_strips:
             break
         try:
+            places.check(rows[0]["uri"])
             strip = filmstrip(rows, VideoSettings.model_validate(recipe.get("video", {})))
         except Exception as error:  # the video may be gone since; the page says so
             body.append(f"<p>{html.escape(rows[0]['video_id'])}: not shown ({html.escape(str(error))})</p>")

@@ -27,6 +27,7 @@ from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources
 from pipeline.runs.run import interruptible
 from pipeline.runs.settle import settled
+from pipeline.sources.places import dataset_places, input_places
 from pipeline.sources.videos import list_videos
 from pipeline.store.lease import Lease
 from pipeline.store.rounds import publish
@@ -85,7 +86,8 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
             weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
             if recipe.track.checkpoint and tracker_sha256:
                 weights[recipe.track.checkpoint] = tracker_sha256
-            check_nodes(weights, listing, resources.gpus_per_actor, quiet)
+            places = dataset_places(recipe.output, input_places(recipe.input))
+            check_nodes(weights, listing, resources.gpus_per_actor, quiet, places)
         into = Into(target, listing, {"kind": KIND})
         lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
         publish(folder, target.number)

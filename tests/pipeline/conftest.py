@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from models.masks.rle import areas, bounding_boxes, encode_masks
+from pipeline.sources.places import RECORDED
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
@@ -68,7 +69,8 @@ def make(folder: Path, images: dict[str, np.ndarray], per_image: dict[str, Any] 
     for part, some in enumerate((rows[:half], rows[half:])):
         if some:
             Round(Folder(uri), 0).write_part(part, pa.Table.from_pylist(some, schema=SCHEMA))
-    Round(Folder(uri), 0).write_record({"round": 0, "fingerprints": {"generate": "g"}, "runs": []})
+    record = {"round": 0, "fingerprints": {"generate": "g"}, RECORDED: [str(folder / "pictures")], "runs": []}
+    Round(Folder(uri), 0).write_record(record)
     publish(Folder(uri), 0)
     return uri
 

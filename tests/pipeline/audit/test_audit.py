@@ -11,6 +11,7 @@ from models.masks.rle import encode_masks
 from pipeline.audit.measure import measure_audit
 from pipeline.audit.sample import choose, draw_sample
 from pipeline.cli import app
+from pipeline.dataset import open_dataset
 from pipeline.export.brush import to_brush
 from pipeline.imports.write import import_labels
 
@@ -40,7 +41,7 @@ def test_corrections_are_measured(tmp_path: Path, make_dataset: MakeDataset) -> 
     uri = make_dataset(tmp_path, {"a.png": masks, "b.png": masks[:2], "c'd.png": masks[:1, :40]})
     with pytest.raises(ValueError, match="no sample was drawn"):
         measure_audit(uri)
-    drawn = draw_sample(uri, 2, str(tmp_path / "all"), pictures=False, seed=3, quiet=True)
+    drawn = draw_sample(open_dataset(uri), 2, str(tmp_path / "all"), pictures=False, seed=3, quiet=True)
     assert drawn.images == 2 and sum(drawn.strata.values()) == 2
     runner = CliRunner()
     result = runner.invoke(app, ["audit", uri, "-n", "500"])
@@ -74,4 +75,4 @@ def test_corrections_are_measured(tmp_path: Path, make_dataset: MakeDataset) -> 
     assert "66.7%" in shown and "83.3%" in shown and "2 of 3 images have come back" in shown
     assert json.loads(runner.invoke(app, ["audit", uri, "--json"]).output)["all"]["pairs"] == 6
     # what people have corrected is not drawn again
-    assert draw_sample(uri, 5, str(tmp_path / "more"), pictures=False, quiet=True).images == 1
+    assert draw_sample(open_dataset(uri), 5, str(tmp_path / "more"), pictures=False, quiet=True).images == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from models.masks.rle import areas, bounding_boxes, encode_masks
 from pipeline.dataset import open_dataset
 from pipeline.report.write import write_report
+from pipeline.sources.places import RECORDED
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
@@ -108,7 +109,8 @@ def make_dataset(uri: str, *parts: list[dict[str, Any]], record: dict[str, Any] 
     folder = Folder(uri)
     for index, rows in enumerate(parts):
         Round(folder, number).write_part(index, pa.Table.from_pylist(rows, schema=SCHEMA))
-    Round(folder, number).write_record(record or {"round": number, "runs": []})
+    places = {RECORDED: [uri.rpartition("/")[0]]}
+    Round(folder, number).write_record(places | (record or {"round": number, "runs": []}))
     publish(folder, number)
     return uri
 

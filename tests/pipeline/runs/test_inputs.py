@@ -46,12 +46,14 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
         {"uri": "photos/none.png", "boxes": "", "licence": ""},
         {"uri": silent_server, "boxes": "", "licence": "?"},
         {"uri": "photos/2.png", "boxes": "[]", "licence": "CC0"},
+        {"uri": "file:///etc/hostname", "boxes": "", "licence": "of nobody that was asked"},
     ]
     write_manifest(tmp_path / "m.csv", table)
     output = str(tmp_path / "out")
     recipe = validate_recipe(
         {
             "input": f"{tmp_path}/m.csv",
+            "allow": [silent_server.rpartition("/")[0]],
             "output": output,
             "model": {"checkpoint": "sam_tiny"},
             "generate": {"points_per_side": 2, "store_floor": {"predicted_iou": 0, "stability_score": 0}},
@@ -61,10 +63,10 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
         }
     )
     summary = run(recipe, quiet=True)
-    assert (summary.status, summary.tally.images, summary.tally.failed) == ("done", 5, 2)
+    assert (summary.status, summary.tally.images, summary.tally.failed) == ("done", 6, 3)
     target = Round(Folder(output), 0)
     rows = {row["image_id"]: row for part in target.parts() for row in target.read_part(part).to_pylist()}
-    boxed, packed, missing, hanging, unprompted = (rows[line["uri"]] for line in (*table[:2], *table[3:]))
+    boxed, packed, missing, hanging, unprompted, strange = (rows[line["uri"]] for line in (*table[:2], *table[3:]))
     assert dict(boxed["extra"]) == {"licence": "CC0"} and boxed["source_etag"]
     assert [mask["mask_index"] for mask in boxed["masks"]] == [-1, -1]
     assert (packed["uri"], packed["width"], packed["height"]) == (f"file://{tmp_path}/a.tar!in/1.png", 64, 56)
@@ -72,6 +74,9 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
     assert unprompted["status"] == "ok" and unprompted["masks"] == []
     assert missing["error"].startswith("decode: FileNotFoundError")
     assert hanging["error"] == "decode: RuntimeError: the worker died or hung at each of 2 attempts"
+    assert strange["error"].startswith("decode: ForbiddenPlaceError: file:///etc/hostname is outside the dataset")
+    assert (strange["content_sha256"], strange["source_etag"]) == (None, None)
+    assert target.read_record()["pictures_from"] == [f"file://{tmp_path}", silent_server.rpartition("/")[0]]  # type: ignore[index]
     assert verify_dataset(output).num_problems == 0
     assert run(recipe, quiet=True).tally.images == 0
     # other prompts are another result, the order of rows is not

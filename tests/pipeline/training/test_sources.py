@@ -10,6 +10,7 @@ from PIL import Image
 from models.masks.rle import decode_masks, encode_masks
 from models.sam.config import SAM_SIZES
 from models.training.augment import AugmentSettings
+from pipeline.sources.places import RECORDED
 from pipeline.store.lease import hold_lease
 from pipeline.store.rounds import Round, publish
 from pipeline.store.storage import Folder
@@ -47,6 +48,7 @@ def _row(picture: Path, number: int, masks: list[tuple[np.ndarray, dict[str, Any
 def _commit(folder: Folder, number: int, parts: list[list[dict[str, Any]]], published: bool = True) -> None:
     for index, rows in enumerate(parts):
         Round(folder, number).write_part(index, pa.Table.from_pylist(rows, schema=SCHEMA))
+    Round(folder, number).write_record({"round": number, RECORDED: [str(Path(folder.uri).parent)], "runs": []})
     if published:
         publish(folder, number)
 

@@ -13,6 +13,7 @@ from models.masks.rle import areas, decode_masks, encode_masks
 from pipeline.export.records import stem
 from pipeline.queries.sql import QueryError
 from pipeline.scenes.write_clips import write_clips
+from pipeline.sources.places import RECORDED
 from pipeline.store.rounds import publish
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
@@ -60,7 +61,8 @@ def masklets(tmp_path: Path) -> Masklets:
     ]
     target = MaskletRound(Folder(str(tmp_path / "out")), 0)
     target.write_part(0, masklet_table(rows))
-    target.write_record({"round": 0, "kind": KIND, "fingerprints": {"generate": "g"}, "runs": []})
+    record = {"round": 0, "kind": KIND, "fingerprints": {"generate": "g"}, RECORDED: [str(clips)], "runs": []}
+    target.write_record(record)
     publish(target.folder, 0)
     found = open_masklets(str(tmp_path / "out"))
     assert found is not None
