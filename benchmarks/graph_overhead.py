@@ -109,6 +109,8 @@ def bare_loop(overrides: list[str]) -> None:
     from pipeline.runs.chunks import plan_chunks
     from pipeline.runs.commit import Committer
     from pipeline.sources.listing import list_images
+    from pipeline.sources.places import input_places
+    from stages.allowed_places import AllowedPlaces
     from stages.attempts import AttemptCounts
     from stages.decode_image import DecodeImages
     from stages.filter_masks import FilterMasks, StoredScores
@@ -117,7 +119,7 @@ def bare_loop(overrides: list[str]) -> None:
     recipe = load_recipe("quickstart", overrides)
     settings: GenerateSettings = recipe.generate
     attempts = AttemptCounts()
-    decode = DecodeImages(recipe.decode, attempts, None)
+    decode = DecodeImages(recipe.decode, attempts, None, places=AllowedPlaces(named=input_places(recipe.input)))
     generate = GenerateMasks(
         checkpoint=recipe.model.checkpoint,
         image_size=recipe.model.image_size,

@@ -51,6 +51,9 @@ class AllowedPlaces:
             )
 
 
+NOWHERE = AllowedPlaces()
+
+
 def _locate(uri: str) -> tuple[type[Any], str]:
     """The class of a URI's filesystem, and the path in it. Raises ForbiddenPlaceError where there is no such class."""
     address = split_member(uri)[0]

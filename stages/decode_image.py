@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from stages.allowed_places import AllowedPlaces
+from stages.allowed_places import NOWHERE, AllowedPlaces
 from stages.attempts import Attempts, time_limit
 from stages.decode_pixels import DecodeSettings, decode_image
 from stages.near_duplicates import NearDuplicates
@@ -32,7 +32,7 @@ class DecodeImages:
     Reading and decoding together have `timeout` seconds an image, then the worker's process ends, as nothing else ends
     a hang in native code; an image at which MAX_ATTEMPTS workers ended, by that or by a crash, has failed. With
     `duplicates` an image that nearly repeats another says so in `duplicate_of`, and with `skip_duplicates` it goes no
-    further (`status` is `skipped`). With `places` an image outside of them has failed, and is not asked for.
+    further (`status` is `skipped`). An image outside of `places` has failed, and nobody is asked for it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class DecodeImages:
         timeout: float | None,
         duplicates: NearDuplicates | None = None,
         skip_duplicates: bool = False,
-        places: AllowedPlaces | None = None,
+        places: AllowedPlaces = NOWHERE,
     ) -> None:
         self.settings = settings
         self.attempts = attempts
@@ -86,8 +86,7 @@ class DecodeImages:
         return row
 
     def _read(self, source: dict[str, Any], row: dict[str, Any]) -> None:
-        if self.places is not None:
-            self.places.check(source["uri"])
+        self.places.check(source["uri"])
         if row["source_etag"] is None:
             row["source_etag"] = source_etag(source["uri"])
         data = read_source(source["uri"], source["offset"], source["size"])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.sources.listing_schema import listing_table
+from stages.allowed_places import AllowedPlaces
 from stages.attempts import AttemptCounts
 from stages.decode_image import DecodeImages, describe, perceptual_hash
 from stages.decode_pixels import DecodedImage, DecodeSettings, decode_image
@@ -276,6 +277,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+ANYWHERE = AllowedPlaces(named=("/",))
+
+
 def batch(uris: list[str]) -> pa.Table:
     images = listing_table(len(uris), {"image_id": [uri.rsplit("/")[-1] for uri in uris], "uri": uris})
     return images.append_column("part", pa.array([3] * len(uris), pa.int32()))
@@ -286,7 +290,7 @@ def test_broken_files_become_failed_rows_and_their_neighbours_stay(tmp_path: Pat
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     uris = [f"{tmp_path}/{name}" for name in [*contents, "missing.jpg"]] + [str(tmp_path)]
-    found = DecodeImages(SETTINGS, AttemptCounts(), 60)(batch(uris))
+    found = DecodeImages(SETTINGS, AttemptCounts(), 60, places=ANYWHERE)(batch(uris))
     rows = found.to_pylist()
     assert found.num_rows == len(uris) and found["part"].to_pylist() == [3] * len(uris)
     good = {"good.jpg": (30, 40), "grey.png": (9, 7), "last.webp": (5, 4)}
@@ -316,21 +320,23 @@ def test_errors_do_not_change_from_run_to_run(tmp_path: Path) -> None:
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
     uris = [f"{tmp_path}/{name}" for name in contents]
-    stage = DecodeImages(SETTINGS, AttemptCounts(), 60)
+    stage = DecodeImages(SETTINGS, AttemptCounts(), 60, places=ANYWHERE)
     once, again = (stage(batch(uris)).drop_columns(["decode_seconds"]) for _ in range(2))
     assert once.equals(again)
 
 
 def test_the_pixel_limit_fails_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    [row] = DecodeImages(DecodeSettings(max_pixels=100), AttemptCounts(), 60)(batch([f"{tmp_path}/a.png"])).to_pylist()
+    [row] = DecodeImages(DecodeSettings(max_pixels=100), AttemptCounts(), 60, places=ANYWHERE)(
+        batch([f"{tmp_path}/a.png"])
+    ).to_pylist()
     assert row["error"] == "decode: ValueError: 40×30 is above decode.max_pixels=100"
     assert row["content_sha256"] is not None
 
 
 def test_types_are_the_records(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    stage = DecodeImages(SETTINGS, AttemptCounts(), 60)
+    stage = DecodeImages(SETTINGS, AttemptCounts(), 60, places=ANYWHERE)
     found = stage(batch([f"{tmp_path}/a.png"]))
     for name in set(found.column_names) & set(SCHEMA.names):
         assert found.schema.field(name).type == SCHEMA.field(name).type, name

@@ -23,6 +23,7 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.recipe import DataSource
 from pipeline.training.sources import DatasetImages
+from pipeline.video.masklet_round import MaskletRound
 from pipeline.video.masklets import Masklets
 from pipeline.video.report import write_video_report
 from stages.attempts import AttemptCounts
@@ -200,10 +201,9 @@ def test_a_page_of_masklets_asks_nothing_outside(tmp_path: Path, server: Server)
     row = {
         "masklet_id": "a/0/0", "video_id": "a", "uri": server.address, "status": "ok", "width": 8, "height": 8,
         "num_frames": 1, "frame_times": [0.0], "object_id": 0, "key_frame": 0, "keep": True, "tags": [],
-        "frame_indexes": [0], "rles": [b"0P2"], "visible": [True], "areas": [64], "num_visible": 1,
+        "frame_indexes": [0], "rles": [b"0P2"], "visible": [True], "areas": [64], "num_visible": 1, "object_scores": [1.0], "stability_scores": [1.0],
     }  # fmt: skip
-    target = Round(Folder(str(tmp_path / "out")), 0)
-    target.schema = masklet_table([row]).schema
+    target = MaskletRound(Folder(str(tmp_path / "out")), 0)
     target.write_part(0, masklet_table([row]))
     summary = write_video_report(Masklets(str(tmp_path / "out"), 0))
     assert (summary.videos, summary.strips) == (1, 0)
