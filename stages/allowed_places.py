@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from stages.read_source import split_member
+from stages.address import readings
 
 
 class ForbiddenPlaceError(ValueError):
@@ -38,17 +38,18 @@ class AllowedPlaces:
 
     def check(self, uri: str | None) -> None:
         """Raises ForbiddenPlaceError for a URI that is not below one of the places, without asking any store."""
-        kind, path = _locate(uri or "")
-        named, closed = (_roots(kind, places) for places in (self.named, self.closed))
-        if issubclass(kind, LocalFileSystem):
-            allowed = _allows_local(path, named, closed)
-        else:
-            upward = ".." in unquote(path).split("/")
-            allowed = not upward and any(_is_below(path, root) for root in (*named, *closed))
-        if not allowed:
+        if not all(self._allows_file(address.file) for address in readings(uri or "")):
             raise ForbiddenPlaceError(
                 f"{uri} is outside the dataset and its input, so it was not read; add its folder to `allow` to read it"
             )
+
+    def _allows_file(self, file: str) -> bool:
+        kind, path = _locate(file)
+        named, closed = (_roots(kind, places) for places in (self.named, self.closed))
+        if issubclass(kind, LocalFileSystem):
+            return _allows_local(path, named, closed)
+        upward = ".." in unquote(path).split("/")
+        return not upward and any(_is_below(path, root) for root in (*named, *closed))
 
 
 NOWHERE = AllowedPlaces()
@@ -56,11 +57,10 @@ NOWHERE = AllowedPlaces()
 
 def _locate(uri: str) -> tuple[type[Any], str]:
     """The class of a URI's filesystem, and the path in it. Raises ForbiddenPlaceError where there is no such class."""
-    address = split_member(uri)[0]
-    protocol = address.split("://", 1)[0] if "://" in address else "file"
+    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     try:
         kind = fsspec.get_filesystem_class(protocol)
-        return kind, str(kind._strip_protocol(address))
+        return kind, str(kind._strip_protocol(uri))
     except (ValueError, ImportError) as error:
         raise ForbiddenPlaceError(f"{uri} names a store that cannot be read ({error})") from None
 
@@ -85,6 +85,6 @@ def _allows_local(path: str, named: list[str], closed: list[str]) -> bool:
 
 
 def _is_below(path: str, root: str) -> bool:
-    """By the steps of the paths alone."""
+    """By the steps of the paths alone; a member lies below its archive."""
     steps = root.rstrip("/")
-    return path == steps or path.startswith(f"{steps}/")
+    return path == steps or path.startswith((f"{steps}/", f"{steps}!"))
