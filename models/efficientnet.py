@@ -40,6 +40,7 @@ _STAGES = (
 LEVEL_ENDS = (2, 4, 10, 15)
 LEVEL_WIDTHS = (24, 40, 112, 320)
 NUM_BLOCKS = sum(stage.depth for stage in _STAGES)
+CLASSIFIER_PREFIXES = ("_conv_head.", "_bn1.", "_fc.")  # of the published weights that a trunk does not have
 
 
 class EfficientNetLite0(nn.Module):

@@ -37,6 +37,7 @@ from models.sam.mask_decoder import DecodedPrompts, EmbeddedImage
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
 from models.sam2.model import Sam2
+from models.sam2.segmenter import attend_prompts
 
 MASKS_PER_BLOCK = 64  # encoded at once: many times the memory of their outlines
 
@@ -279,9 +280,7 @@ class MaskGenerator:
         else:
             labels = torch.ones(len(where), 1, dtype=torch.int64, device=self.sam.device)
             prompts = Prompts(points=coordinates, labels=labels)
-        sparse, dense = self.sam.prompt_encoder(prompts)
-        places = self.sam.prompt_encoder.dense_pe()
-        return self.sam.mask_decoder.attend(embedding.embedding, places, sparse, dense, embedding.skips)
+        return attend_prompts(self.sam, embedding, prompts)
 
 
 @lru_cache(maxsize=64)

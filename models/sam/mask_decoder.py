@@ -95,11 +95,15 @@ class MaskDecoder(nn.Module):
         tokens, image = self.transformer(tokens, image, image_pe.flatten(2).transpose(1, 2))
         features = image.transpose(1, 2).unflatten(2, image_pe.shape[2:])  # (B, C, E, E)
         mask_tokens = tokens[:, len(leading) + 1 : len(leading) + 1 + self.num_mask_tokens]
-        predicted_iou = self.iou_prediction_head(tokens[:, len(leading)])
+        predicted_iou = self.finish_ratings(self.iou_prediction_head(tokens[:, len(leading)]))
         if not self.second:
             return DecodedPrompts(mask_tokens, features, predicted_iou)
         object_score = self.pred_obj_score_head(tokens[:, 0])[:, 0]
-        return DecodedPrompts(mask_tokens, features, predicted_iou.sigmoid(), object_score, skips)
+        return DecodedPrompts(mask_tokens, features, predicted_iou, object_score, skips)
+
+    def finish_ratings(self, ratings: Tensor) -> Tensor:
+        """The predicted IoU that outputs of the IoU head mean: in a SAM itself, in a SAM 2 its sigmoid."""
+        return ratings.sigmoid() if self.second else ratings
 
     def skips(self, fine: Tensor, middle: Tensor) -> Skips:
         """SAM 2's pyramid levels (G, C, 4E, 4E) and (G, C, 2E, 2E), as upscaling adds them."""

@@ -7,7 +7,7 @@ under a softmax of the predictions.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from models.sam.model import Sam
 from models.sam.prompts import Prompts
+from models.sam2.model import Sam2
+from models.sam2.segmenter import attend_prompts
 from models.training.augment import Example
 from models.training.clicks import mask_boxes, random_points
 from models.training.losses import mask_iou
@@ -25,6 +27,7 @@ BATCH = 512
 LEARNING_RATE = 5e-4
 WEIGHT_DECAY = 0.05
 CHOICE_WEIGHT, CHOICE_SHARPNESS = 0.3, 8.0
+Finish = Callable[[Tensor], Tensor]  # what a decoder makes of its head's outputs
 HELD_OUT = 10  # one image of so many is not fitted to, and judges
 
 
@@ -50,7 +53,7 @@ class _Answers:
     by_box: Tensor
 
 
-def fit_iou_head(sam: Sam, examples: Iterable[Example], seed: int = 0) -> IouFit:
+def fit_iou_head(sam: Sam | Sam2, examples: Iterable[Example], seed: int = 0) -> IouFit:
     """Fits `sam`'s IoU head to `examples`, of which every tenth image judges; no mask changes.
 
     Outputs 1 and more learn from one random point a mask, output 0 from one box, which is what each is for. Raises
@@ -66,10 +69,11 @@ def fit_iou_head(sam: Sam, examples: Iterable[Example], seed: int = 0) -> IouFit
         raise ValueError(f"data: {len(names)} images with masks, and one must judge; give a labelled set of hundreds")
     judged = _join([one for name in names[::HELD_OUT] for one in answers[name]])
     fitted = _join([one for place, name in enumerate(names) if place % HELD_OUT for one in answers[name]])
-    head = sam.mask_decoder.iou_prediction_head
+    head, finish = sam.mask_decoder.iou_prediction_head, sam.mask_decoder.finish_ratings
     new = copy.deepcopy(head).requires_grad_(True)
-    _fit(new, fitted, generator)
-    (error_before, chosen_before), (error_after, chosen_after) = _judge(head, judged), _judge(new, judged)
+    _fit(new, finish, fitted, generator)
+    error_before, chosen_before = _judge(head, finish, judged)
+    error_after, chosen_after = _judge(new, finish, judged)
     if error_after >= error_before:
         raise ValueError(
             f"data: fitted to {len(fitted.tokens)} masks, predicted IoU is worse on held-out ones (squared error "
@@ -82,14 +86,14 @@ def fit_iou_head(sam: Sam, examples: Iterable[Example], seed: int = 0) -> IouFit
 
 
 @torch.no_grad()
-def _ask(sam: Sam, example: Example, generator: torch.Generator) -> _Answers:
+def _ask(sam: Sam | Sam2, example: Example, generator: torch.Generator) -> _Answers:
     """A point and a box for some of the example's masks, what the IoU head reads then, and how good each output is."""
     frame, device = sam.config.image_size, sam.device
     drawn = torch.randperm(len(example.masks), generator=generator, device=device)[:MASKS_PER_IMAGE]
     masks = example.masks.to(device)[drawn]
     points = random_points(masks, frame, generator)[0][:, None]
     labels = torch.ones(len(masks), 1, dtype=torch.int64, device=device)
-    embedding = sam.encode_images(sam.preprocess(example.image[None].to(device)))
+    (embedded,) = sam.embed(sam.preprocess(example.image[None].to(device)))
     tokens: list[Tensor] = []
     listener = sam.mask_decoder.iou_prediction_head.register_forward_pre_hook(lambda _, given: tokens.append(given[0]))
     true_iou = []
@@ -98,8 +102,7 @@ def _ask(sam: Sam, example: Example, generator: torch.Generator) -> _Answers:
             Prompts(points=points, labels=labels),
             Prompts(boxes=mask_boxes(masks, frame)),
         ):
-            sparse, dense = sam.prompt_encoder(prompts)
-            decoded = sam.mask_decoder.attend(embedding, sam.prompt_encoder.dense_pe(), sparse, dense)
+            decoded = attend_prompts(sam, embedded, prompts)
             num_outputs = decoded.mask_tokens.shape[1]
             every = torch.cartesian_prod(torch.arange(len(masks)), torch.arange(num_outputs)).to(device)
             logits = sam.mask_decoder.masks(decoded, every[:, 0], every[:, 1]).unflatten(0, (-1, num_outputs))
@@ -115,13 +118,13 @@ def _join(parts: list[_Answers]) -> _Answers:
     return _Answers(*(torch.cat(column) for column in columns))
 
 
-def _fit(head: nn.Module, answers: _Answers, generator: torch.Generator) -> None:
+def _fit(head: nn.Module, finish: Finish, answers: _Answers, generator: torch.Generator) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     num_steps = EPOCHS * -(-len(answers.tokens) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
         drawn = torch.randint(len(answers.tokens), (BATCH,), generator=generator, device=answers.tokens.device)
-        predicted, true, by_box = head(answers.tokens[drawn]), answers.true_iou[drawn], answers.by_box[drawn]
+        predicted, true, by_box = finish(head(answers.tokens[drawn])), answers.true_iou[drawn], answers.by_box[drawn]
         squares = (predicted - true).square()
         points = squares[~by_box, 1:]
         choice = torch.softmax(CHOICE_SHARPNESS * predicted[~by_box, 1:], dim=1)
@@ -134,9 +137,9 @@ def _fit(head: nn.Module, answers: _Answers, generator: torch.Generator) -> None
 
 
 @torch.no_grad()
-def _judge(head: nn.Module, answers: _Answers) -> tuple[float, float]:
+def _judge(head: nn.Module, finish: Finish, answers: _Answers) -> tuple[float, float]:
     """Mean squared error of the outputs that each prompt is for, and the IoU that points get from the best-rated."""
-    predicted, by_box = head(answers.tokens), answers.by_box
+    predicted, by_box = finish(head(answers.tokens)), answers.by_box
     squares = (predicted - answers.true_iou).square()
     error = torch.cat([squares[by_box, 0], squares[~by_box, 1:].mean(dim=1)]).mean()
     rated = predicted[~by_box, 1:].argmax(dim=1, keepdim=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from models.efficientnet import CLASSIFIER_PREFIXES, PIXEL_MEAN, PIXEL_STD, EfficientNetLite0
 from models.sam.checkpoints import resize_positions
 from models.sam.model import Sam
 from models.sam.transformer import Attention
@@ -38,7 +39,7 @@ def warm_start(sam: Sam, state: Mapping[str, Tensor]) -> list[str]:
 
 
 @torch.no_grad()
-def align_cross_attention(sam: Sam, gain: float = 2.0) -> None:
+def align_cross_attention(sam: Sam | Sam2, gain: float = 2.0) -> None:
     """Makes the query and the key projection of each cross-attention the same orthogonal matrix times `gain`.
 
     A token then attends, from the first step, to where its own position encoding is; with independent projections,
@@ -124,6 +125,29 @@ def take_over(model: Sam2, teacher: Sam) -> None:
     own["no_mem_embed"].zero_()
     for name, value in teacher.image_encoder.neck[-1].state_dict().items():
         own[f"memory_attention.norm.{name}"].copy_(value)
+
+
+@torch.no_grad()
+def take_trunk(model: Sam2, state: Mapping[str, Tensor]) -> None:
+    """Gives a SAM 2 the ImageNet weights of its EfficientNet-Lite0, of which the classifier is left out.
+
+    Raises ValueError where the model has another trunk or sees pixels on another scale, and where a weight is missing,
+    unknown or of another shape.
+    """
+    trunk, config = model.image_encoder.trunk, model.config
+    if not isinstance(trunk, EfficientNetLite0):
+        raise ValueError(f"trunk: these weights are an EfficientNet-Lite0's, model.trunk is {config.trunk}")
+    if config.pixel_mean != (PIXEL_MEAN,) * 3 or config.pixel_std != (PIXEL_STD,) * 3:
+        raise ValueError(
+            f"trunk: these weights see (pixel - {PIXEL_MEAN:g}) / {PIXEL_STD:g}; set model.pixel_mean to "
+            f"[{PIXEL_MEAN:g}, {PIXEL_MEAN:g}, {PIXEL_MEAN:g}] and model.pixel_std likewise"
+        )
+    try:
+        trunk.load_state_dict(
+            {name: value for name, value in state.items() if not name.startswith(CLASSIFIER_PREFIXES)}
+        )
+    except RuntimeError as error:
+        raise ValueError(f"trunk: not the weights of an EfficientNet-Lite0 ({' '.join(str(error).split())})") from None
 
 
 @torch.no_grad()

@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from models.evaluation.prompts import score_prompts
-from models.evaluation.rescale import LineTally, rescale_predicted_iou
+from models.evaluation.rescale import line_tally, rescale_predicted_iou
 from models.sam.model import Sam
+from models.sam2.model import Sam2
+from models.sam2.weights import load_segmenter, save_sam2
 from models.training.augment import AugmentSettings, Example
 from models.training.iou_head import IouFit, fit_iou_head
-from models.weights import load_sam, save_sam
+from models.weights import save_sam
 from pipeline.coco_labels import LabelledSet, read_labels, read_pixels
 from pipeline.devices import own_device
 from pipeline.evaluation.evaluate import all_segments
@@ -41,12 +43,16 @@ def calibrate(
     Raises ValueError for wrong labels, too few of them, or an unreadable checkpoint.
     """
     labels = read_labels(data, limit=limit)
-    sam = load_sam(checkpoint, image_size)[0].to(own_device())
+    sam = load_segmenter(checkpoint, image_size)[0].to(own_device())
     num_examples = len(labels) * min(MAX_VIEWS, -(-MIN_EXAMPLES // len(labels)))
     source = ExampleSource([LabelledImages(list(labels))], sam.config, VIEWS, seed=0, images_per_step=1)
     fit = fit_iou_head(sam, _examples(source, num_examples, quiet))
     _rescale(sam, labels, quiet)
-    save_sam(destination, sam, sam.config, torch.float16, {"calibrated_on": str(labels.source.name)})
+    notes = {"calibrated_on": str(labels.source.name)}
+    if isinstance(sam, Sam2):
+        save_sam2(destination, sam, torch.float16, notes)
+    else:
+        save_sam(destination, sam, sam.config, torch.float16, notes)
     return fit
 
 
@@ -57,9 +63,9 @@ def _examples(source: ExampleSource, count: int, quiet: bool) -> Iterator[Exampl
             update(number + 1, "")
 
 
-def _rescale(sam: Sam, labels: LabelledSet, quiet: bool) -> None:
+def _rescale(sam: Sam | Sam2, labels: LabelledSet, quiet: bool) -> None:
     """Outputs 1 and more are fitted to one point a mask, output 0 to one box a mask, which is what each is for."""
-    tallies = {slot: LineTally() for slot in range(sam.config.num_multimask_outputs + 1)}
+    tallies = {slot: line_tally(sam) for slot in range(sam.config.num_multimask_outputs + 1)}
     with progress_bar("at full resolution", len(labels), "images", quiet) as update:
         for done, image in enumerate(labels, start=1):
             pixels = read_pixels(image, DecodeSettings())

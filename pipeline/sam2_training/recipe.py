@@ -17,7 +17,8 @@ class Sam2TrainRecipe(BaseModel):
 
     `pictures`: labelled folders and datasets; `clips`: folders of `maskfoundry scenes --video`. `start`: a SAM 2 to
     begin with; without it weights are fresh, of the sizes `model`, with the decoder of the SAM `teacher` if one is
-    named, and its embedding to imitate for `training.imitate_steps`. From step `clips_from` on each step has
+    named, and its embedding to imitate for `training.imitate_steps`; `trunk`: a file of ImageNet weights for the
+    trunk of the image encoder, or `imagenet` for those of the extra `train`. From step `clips_from` on each step has
     `clips_per_step` clips and `pictures_beside` pictures, before that `pictures_per_step`. `stop_after`: end this
     sitting after so many steps.
     """
@@ -31,6 +32,7 @@ class Sam2TrainRecipe(BaseModel):
     start: str | None = None
     model: dict[str, Any] | None = None
     teacher: str | None = None
+    trunk: str | None = None
     clips_from: Annotated[int, Field(ge=0)] = 0
     pictures_per_step: Annotated[int, Field(ge=1)] = 4
     pictures_beside: Annotated[int, Field(ge=0)] = 1
@@ -52,6 +54,8 @@ class Sam2TrainRecipe(BaseModel):
             raise ValueError(f"model: {error}") from None
         if self.start is not None and self.teacher is not None:
             raise ValueError("teacher: only fresh weights begin like that; leave it or start out")
+        if self.start is not None and self.trunk is not None:
+            raise ValueError("trunk: only fresh weights begin like that; leave it or start out")
         if self.training.imitate_steps and self.teacher is None:
             raise ValueError("training.imitate_steps: there is nobody to imitate; name a SAM as teacher, or set 0")
         if self.training.imitate_steps > self.clips_from:

@@ -14,12 +14,13 @@ from models.sam2.build import build_sam2
 from models.sam2.model import Sam2
 from models.sam2.weights import load_sam2, save_sam2
 from models.training.sam2_trainer import Sam2Trainer
-from models.training.start import match_memories, take_over
+from models.training.start import align_cross_attention, match_memories, take_over, take_trunk
 from models.weights import load_sam
 from pipeline.devices import own_device
 from pipeline.sam2_training.batches import Sam2Batches
 from pipeline.sam2_training.clips import LabelledClips
 from pipeline.sam2_training.recipe import Sam2TrainRecipe
+from pipeline.sam2_training.trunk import read_trunk
 from pipeline.training.data import ExampleSource
 from pipeline.training.files import WEIGHTS, claim, read_checkpoint_state, read_metrics, save_checkpoint
 from pipeline.training.sources import data_fingerprint, open_training_images
@@ -87,7 +88,10 @@ def _beginning(recipe: Sam2TrainRecipe) -> tuple[Sam2, Sam | None]:
     torch.manual_seed(recipe.training.seed)
     model = build_sam2(sizes)
     match_memories(model)
+    if recipe.trunk is not None:
+        take_trunk(model, read_trunk(recipe.trunk))
     if recipe.teacher is None:
+        align_cross_attention(model)
         return model, None
     teacher, _ = load_sam(recipe.teacher, sizes.image_size)
     take_over(model, teacher)

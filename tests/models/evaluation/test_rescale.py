@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluation.rescale import Line, LineTally, rescale_predicted_iou
+from models.evaluation.rescale import Line, LineTally, LogitLineTally, rescale_predicted_iou
 from models.sam.build import build_sam
 from models.sam.config import SAM_SIZES
 from models.sam.prompts import Prompts
@@ -45,3 +45,16 @@ def test_each_output_gets_its_own_line_and_masks_stay() -> None:
     assert torch.allclose(after[:, 0], 2 * before[:, 0] + 0.5, atol=1e-6)
     assert torch.equal(after[:, 1], before[:, 1])
     assert torch.allclose(after[:, 2], torch.full((2,), 0.25))
+
+
+def test_where_a_head_ends_in_a_sigmoid_the_line_lies_before_it() -> None:
+    logits = np.linspace(-4, 4, 101)
+    tally = LogitLineTally()
+    tally.add(1 / (1 + np.exp(-logits[:40])), 1 / (1 + np.exp(-(0.5 * logits[:40] - 1))))
+    tally.add(1 / (1 + np.exp(-logits[40:])), 1 / (1 + np.exp(-(0.5 * logits[40:] - 1))))
+    assert (tally.line().slope, tally.line().offset) == (pytest.approx(0.5, abs=1e-4), pytest.approx(-1, abs=1e-4))
+    against = LogitLineTally()
+    against.add(np.array([0.0, 1.0]), np.array([0.9, 0.1]))
+    assert against.line() == Line(0.0, pytest.approx(0.0))
+    with pytest.raises(ValueError, match="no mask to fit"):
+        LogitLineTally().line()

