@@ -75,10 +75,10 @@ class LogitLineTally:
         def error() -> torch.Tensor:
             optimizer.zero_grad()
             loss = (torch.sigmoid(line[0] * logits + line[1]) - true).square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
-        optimizer.step(error)  # type: ignore[no-untyped-call]
+        optimizer.step(error)
         slope, offset = line.tolist()
         if slope > 0:
             return Line(slope, offset)
