@@ -81,8 +81,12 @@ def run_command(
 
 
 def _print_run(summary: Any) -> None:
+    from pipeline.sources.notes import lines
+
     console = Console(highlight=False, soft_wrap=True)
     tally = summary.tally
+    for line in lines(summary.listing):
+        console.print(line, markup=False)
     if summary.replayed.images:
         note = f", {summary.replayed.cut_short} with candidates cut short" if summary.replayed.cut_short else ""
         console.print(f"filters replayed on {summary.replayed.images:,} images{note}")
@@ -239,6 +243,7 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
     """What a dataset holds, and how far a run is that is writing it."""
     from dataclasses import asdict
 
+    from pipeline.sources.notes import lines
     from pipeline.store.status import read_status
 
     rounds = read_status(dataset)
@@ -250,6 +255,8 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
         print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts{hidden}")
         if one.last_run:
             print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
+            for line in lines(one.last_run["listing"]) if "listing" in one.last_run else []:
+                print(f"  {line}")
         for live in one.live:
             progress = live["progress"]
             done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"

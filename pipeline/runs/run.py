@@ -27,12 +27,14 @@ from pipeline.runs.chunks import Plan, plan_chunks
 from pipeline.runs.commit import Committer, Tally
 from pipeline.runs.graph import build_graph
 from pipeline.runs.growing import resources_for
+from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.left_alone import without_dropped, without_labelled
 from pipeline.runs.near_duplicates import RayNearDuplicates, committed_originals
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
+from pipeline.sources.notes import ListingNotes
 from pipeline.sources.places import dataset_places, input_places
 from pipeline.store.lease import Lease
 from pipeline.store.rounds import Round
@@ -43,7 +45,8 @@ from stages.allowed_places import AllowedPlaces
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run did. `total_images` counts the whole round, earlier runs included."""
+    """What one run did. `total_images` counts the whole round, earlier runs included; `listing` says what the input
+    holds besides its images (`ListingNotes`)."""
 
     run_id: str
     output: str
@@ -52,6 +55,7 @@ class RunSummary:
     status: str
     seconds: float
     total_images: int
+    listing: dict[str, Any]
     replayed: Replayed
     tally: Tally
 
@@ -83,14 +87,17 @@ def _run(
     recipe: Recipe, retry_failed: bool, new_round: bool, quiet: bool, shard: Shard | None, into: Into | None
 ) -> RunSummary:
     started = time.time()
-    listing = into.listing if into else list_images(recipe.input, recipe.include, recipe.exclude)
+    notes, folder = ListingNotes(), Folder(recipe.output)
+    listing = into.listing if into else list_images(recipe.input, recipe.include, recipe.exclude, notes)
+    if into is None:
+        with first_look(folder):
+            listing = with_known_ids(listing, folder, notes)
     if shard:
         listing = shard.take(listing)
     # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
     sam, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     check_token(recipe, sam)
     mark = fingerprint(recipe, sha256)
-    folder = Folder(recipe.output)
     with first_look(folder):
         listing = without_dropped(listing, folder)
         if into is None:
@@ -111,7 +118,7 @@ def _run(
         replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet, places))
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
         committer = Committer(target, run_id, mark.links)
-        finish = partial(_finish, target, recipe.output, resources, started, replayed, committer)
+        finish = partial(_finish, target, notes, resources, started, replayed, committer)
         try:
             status = _work(recipe, resources, plan, committer, lease, quiet, places)
         except Exception as error:
@@ -211,7 +218,7 @@ def _counts(seen: Tally) -> dict[str, int]:
 
 def _finish(
     target: Round,
-    output: str,
+    notes: ListingNotes,
     resources: Resources,
     started: float,
     replayed: Replayed,
@@ -221,12 +228,13 @@ def _finish(
     """The run's entry in the round's record, and what the caller gets."""
     summary = RunSummary(
         run_id=committer.run_id,
-        output=output,
+        output=target.folder.uri,
         round=target.number,
         shard=str(target.shard) if target.shard else None,
         status=status,
         seconds=time.time() - started,
         total_images=Round(target.folder, target.number).committed().num_rows,
+        listing=notes.as_dict(),
         replayed=replayed,
         tally=committer.tally,
     )

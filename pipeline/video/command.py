@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.sources.notes import lines
+
 if TYPE_CHECKING:
     from pipeline.video.recipe import VideoRecipe
+    from pipeline.video.run import VideoRunSummary
 
 
 def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool, as_json: bool) -> None:
@@ -20,7 +23,17 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
     tally = summary.tally
     if as_json:
         print(json.dumps(summary.as_dict()))
-    elif tally.videos == 0 and summary.status == "done":
+    else:
+        _print_run(summary)
+    if summary.status == "interrupted" or (tally.videos and tally.failed == tally.videos):
+        raise typer.Exit(1)
+
+
+def _print_run(summary: "VideoRunSummary") -> None:
+    tally = summary.tally
+    for line in lines(summary.listing):
+        print(line)
+    if tally.videos == 0 and summary.status == "done":
         print(f"nothing left to do: {summary.total_videos:,} videos in {summary.output}")
     else:
         rate = tally.frames / summary.seconds
@@ -34,5 +47,3 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
             print(f"the round now holds {summary.total_videos:,} videos")
         if summary.status == "interrupted":
             print("interrupted; what is committed stays, run the same command to go on")
-    if summary.status == "interrupted" or (tally.videos and tally.failed == tally.videos):
-        raise typer.Exit(1)

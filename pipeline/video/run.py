@@ -22,11 +22,13 @@ from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Chunk, Plan, plan_chunks
 from pipeline.runs.graph import TAG_CPUS
 from pipeline.runs.growing import resources_for
+from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.left_alone import without_dropped
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resources import Resources
 from pipeline.runs.run import interruptible
 from pipeline.runs.settle import settled
+from pipeline.sources.notes import ListingNotes
 from pipeline.sources.places import dataset_places, input_places
 from pipeline.sources.videos import list_videos
 from pipeline.store.lease import Lease
@@ -41,7 +43,8 @@ from stages.track_video import TrackVideos
 
 @dataclass(frozen=True)
 class VideoRunSummary:
-    """What one run did. `total_videos` counts the whole round, earlier runs included."""
+    """What one run did. `total_videos` counts the whole round, earlier runs included; `listing` says what the input
+    holds besides its videos (`ListingNotes`)."""
 
     run_id: str
     output: str
@@ -49,6 +52,7 @@ class VideoRunSummary:
     status: str
     seconds: float
     total_videos: int
+    listing: dict[str, Any]
     tally: VideoTally
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,11 +73,12 @@ def run_video(
 
 def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: bool) -> VideoRunSummary:
     started = time.time()
-    listing = list_videos(recipe.input, recipe.include, recipe.exclude)
+    notes, folder = ListingNotes(), Folder(recipe.output)
+    listing = list_videos(recipe.input, recipe.include, recipe.exclude, notes)
+    listing = with_known_ids(listing, folder, notes, "video_id")
     _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     tracker_sha256 = load_sam2(recipe.track.checkpoint)[1] if recipe.track.checkpoint else None
     mark = video_fingerprint(recipe, sha256, tracker_sha256)
-    folder = Folder(recipe.output)
     listing = without_dropped(listing, folder)
     target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
     check_record(target, mark)
@@ -107,6 +112,7 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
             status=status,
             seconds=time.time() - started,
             total_videos=target.committed().num_rows,
+            listing=notes.as_dict(),
             tally=committer.tally,
         )
         begun = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
