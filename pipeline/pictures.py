@@ -28,14 +28,17 @@ def read_bytes(row: dict[str, Any], places: AllowedPlaces) -> bytes:
 
 
 def decode(row: dict[str, Any], data: bytes, max_pixels: int | None = None) -> np.ndarray:
-    """Its pixels (H, W, 3) uint8 RGB, of the bands that the run chose.
+    """Its pixels (H, W, 3) uint8 RGB, of the bands and in the range of samples that the run chose.
 
     Raises ChangedPictureError for another size than the row's, else whatever decoding raises.
     """
-    bands = (row["decode"] or {}).get("bands") or []
+    decode = row["decode"] or {}
+    bands = decode.get("bands") or []
     settings: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     if len(bands) == 3 and bands != [0, 1, 2]:
         settings["bands"] = tuple(bands)
+    if decode.get("sample_range"):
+        settings["sample_range"] = tuple(decode["sample_range"])
     pixels = decode_image(data, DecodeSettings(**settings)).pixels
     if pixels.shape[:2] != (row["height"], row["width"]):
         raise ChangedPictureError("the picture has another size than when it was annotated")

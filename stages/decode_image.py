@@ -89,7 +89,7 @@ class DecodeImages:
         self.places.check(source["uri"])
         if row["source_etag"] is None:
             row["source_etag"] = source_etag(source["uri"])
-        data = read_source(source["uri"], source["offset"], source["size"])
+        data = read_source(source["uri"], source["offset"], source["size"], self.settings.max_bytes)
         row["content_sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, self.settings)
         height, width = image.pixels.shape[:2]
@@ -98,7 +98,7 @@ class DecodeImages:
             "width": width,
             "height": height,
             "phash": perceptual_hash(image.pixels),
-            "decode": {name: getattr(image, name) for name in ("mode", "bit_depth", "orientation", "bands")},
+            "decode": image.record(),
             "pixels": image.pixels.tobytes(),
         }
         if self.duplicates is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from stages.decode_pixels import DecodeSettings, decode_image
+from stages.decode_pixels import DecodeSettings, TooManyPixelsError, decode_image
 from stages.read_source import open_filesystem, read_source
 from stages.retry import retried
 from stages.video_settings import VideoSettings
@@ -31,7 +31,10 @@ class FrameFolder:
 
     def read(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
-        return decode_image(read_source(self._uris[index], None, None), self._settings).pixels
+        try:
+            return decode_image(read_source(self._uris[index], None, None), self._settings).pixels
+        except TooManyPixelsError as error:
+            raise ValueError(str(error).replace("decode.", "video.")) from None
 
     def close(self) -> None:
         pass

@@ -81,6 +81,7 @@ SCHEMA = pa.schema(
                     ("bit_depth", pa.int32()),
                     ("orientation", pa.int32()),
                     ("bands", pa.list_(pa.int32())),
+                    ("sample_range", pa.list_(pa.float64())),  # that became 0…255; null where none was asked for
                 ]
             ),
         ),

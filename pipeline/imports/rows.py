@@ -88,7 +88,7 @@ def describe_picture(image: ImportedImage, uri: str) -> dict[str, Any]:
         "phash": perceptual_hash(decoded.pixels),
         "width": width,
         "height": height,
-        "decode": {key: getattr(decoded, key) for key in ("mode", "bit_depth", "orientation", "bands")},
+        "decode": decoded.record(),
         "extra": [("labels", image.origin)],
     }
 

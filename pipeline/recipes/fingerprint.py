@@ -28,7 +28,7 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
                 "schema_version": SCHEMA_VERSION,
                 "weights_sha256": weights_sha256,
                 "model": {"image_size": recipe.model.image_size},
-                "decode": recipe.decode.model_dump(mode="json"),
+                "decode": _decode_content(recipe),
                 # a text alone ranks what was generated, which is the link `text`
                 "generate": recipe.generate.model_dump(mode="json", exclude_none=True, exclude={"text"}),
                 # a threshold below the store floor decides which candidates exist at all
@@ -47,6 +47,13 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
         text = json.dumps([previous, values], sort_keys=True)
         previous = links[name] = hashlib.sha256(text.encode()).hexdigest()
     return Fingerprint(links, content)
+
+
+def _decode_content(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.decode.model_dump(mode="json", exclude={"max_bytes"})
+    if recipe.decode.sample_range is None:  # a setting of later datasets: those from before it stay as they are
+        del content["sample_range"]
+    return content
 
 
 def _filter_content(recipe: Recipe) -> dict[str, Any]:

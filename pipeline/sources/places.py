@@ -31,7 +31,7 @@ def _place(source: str) -> str:
     path = str(fsspec.get_filesystem_class(protocol)._strip_protocol(source))
     if MAGIC.search(path) and not (protocol == "file" and Path(path).exists()):
         path = static_folder(path) or "/"
-    elif source.endswith(MANIFEST_SUFFIXES):
+    elif source.lower().endswith(MANIFEST_SUFFIXES):
         path = path.rpartition("/")[0] or "/"
     return path if "://" in path else f"{protocol}://{path}"
 

@@ -74,5 +74,5 @@ def test_a_folder_is_read_in_that_order_without_what_a_mac_adds(tmp_path: Path) 
     (tmp_path / "._3.png").write_bytes(b"\0\5\x16\7" + bytes(60))
     with VideoFrames(str(tmp_path), VideoSettings(fps=8.0)) as frames:
         assert [int(frames[index][0, 0, 0]) for index in range(len(frames))] == [0, 60, 120, 180]
-    with pytest.raises(ValueError, match=r"8×8 is above decode\.max_pixels=63"):
+    with pytest.raises(ValueError, match=r"8×8 is above video\.max_pixels=63$"):
         VideoFrames(str(tmp_path), VideoSettings(max_pixels=63))

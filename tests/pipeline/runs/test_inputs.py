@@ -1,7 +1,6 @@
 """A run over a manifest: what it carries reaches the record, and a source that hangs costs its own row only."""
 
 import csv
-import json
 import socket
 import tarfile
 from collections.abc import Iterator
@@ -40,9 +39,9 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         file.add(photos / "1.png", arcname="in/1.png")
     table = [
-        {"uri": "photos/0.png", "boxes": json.dumps([[8, 10, 28, 30], [36, 20, 60, 44]]), "licence": "CC0"},
+        {"uri": "photos/0.png", "boxes": "[[8, 10, 28, 30]]", "licence": "CC0"},
         {"uri": "a.tar!in/1.png", "boxes": "", "licence": "MIT"},
-        {"uri": "photos/0.png", "boxes": "", "licence": "a repetition"},
+        {"uri": "photos/0.png", "boxes": "[[36, 20, 60, 44]]", "licence": "MIT"},
         {"uri": "photos/none.png", "boxes": "", "licence": ""},
         {"uri": silent_server, "boxes": "", "licence": "?"},
         {"uri": "photos/2.png", "boxes": "[]", "licence": "CC0"},
@@ -67,7 +66,9 @@ def test_a_manifest_of_everything(photos: Path, tmp_path: Path, silent_server: s
     target = Round(Folder(output), 0)
     rows = {row["image_id"]: row for part in target.parts() for row in target.read_part(part).to_pylist()}
     boxed, packed, missing, hanging, unprompted, strange = (rows[line["uri"]] for line in (*table[:2], *table[3:]))
-    assert dict(boxed["extra"]) == {"licence": "CC0"} and boxed["source_etag"]
+    assert dict(boxed["extra"]) == {"licence": '["CC0", "MIT"]'} and boxed["source_etag"]
+    assert summary.listing["gathered_rows"] == 1 and summary.listing["differing_columns"] == ["licence"]
+    assert (target.read_record() or {})["runs"][0]["listing"] == summary.listing
     assert [mask["mask_index"] for mask in boxed["masks"]] == [-1, -1]
     assert (packed["uri"], packed["width"], packed["height"]) == (f"file://{tmp_path}/a.tar!in/1.png", 64, 56)
     assert {mask["mask_index"] for mask in packed["masks"]} <= {0, 1, 2} and packed["masks"]
