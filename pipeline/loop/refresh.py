@@ -21,11 +21,13 @@ from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import apply_overrides, validate_recipe
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.begin_run import Into, next_round
+from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.run import run
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import LISTING, listing_table
+from pipeline.sources.notes import ListingNotes
 from pipeline.store.lease import hold_lease, live_leases
 from pipeline.store.rounds import Round, publish, read_index, round_numbers, withhold
 from pipeline.store.storage import Folder
@@ -196,7 +198,7 @@ def _listing(dataset: Dataset, where: str | None, old: Recipe | None) -> pa.Tabl
     # a manifest's own prompts are not in the dataset
     for source in [old.input] if isinstance(old.input, str) else old.input:
         dataset.picture_places.check(source)
-    listed = list_images(old.input, old.include, old.exclude)
+    listed = with_known_ids(list_images(old.input, old.include, old.exclude), Folder(dataset.uri), ListingNotes())
     return listed.filter(pc.is_in(listed["image_id"], value_set=rows["image_id"].combine_chunks()))
 
 

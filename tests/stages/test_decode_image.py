@@ -334,6 +334,15 @@ def test_the_pixel_limit_fails_the_row(tmp_path: Path) -> None:
     assert row["content_sha256"] is not None
 
 
+def test_the_limit_of_bytes_fails_the_row_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
+    [row] = DecodeImages(DecodeSettings(max_bytes=99), AttemptCounts(), 60, places=ANYWHERE)(
+        batch([f"{tmp_path}/a.png"])
+    ).to_pylist()
+    assert re.fullmatch(r"decode: ValueError: [\d,]+ bytes are above decode\.max_bytes=99", row["error"])
+    assert row["content_sha256"] is None
+
+
 def test_types_are_the_records(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
     stage = DecodeImages(SETTINGS, AttemptCounts(), 60, places=ANYWHERE)

@@ -25,10 +25,12 @@ SMALL = ["-o", "generate.points_per_side=4"]
 
 def test_a_run_prints_its_result_and_nothing_else(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"nothing")
+    (photos / "phone.HEIC").write_bytes(b"not taken")
     arguments = ["run", "quickstart", "-o", f"input={photos}", "-o", f"output={tmp_path / 'out'}", *SMALL]
     done = maskfoundry(*arguments)
     assert done.returncode == 0 and done.stderr == ""
-    first, second, third, fourth = done.stdout.splitlines()
+    besides, first, second, third, fourth = done.stdout.splitlines()
+    assert besides == "seen in the input and not taken: 1 × .heic"
     assert first.startswith("6 images, ") and first.endswith("round=000")
     assert second == "1 images failed:" and third == "  1 × decode: UnidentifiedImageError"
     page = tmp_path / "out/report/index.html"
@@ -38,6 +40,8 @@ def test_a_run_prints_its_result_and_nothing_else(photos: Path, tmp_path: Path) 
     assert again.returncode == 0 and again.stderr == ""
     summary = json.loads(again.stdout)
     assert summary["status"] == "done" and summary["images"] == 0 and summary["total_images"] == 6
+    assert summary["listing"]["not_taken"] == {".heic": 1}
+    assert f"  {besides}" in maskfoundry("status", str(tmp_path / "out")).stdout.splitlines()
     assert summary["report"] == str(page)
 
     checked = maskfoundry("verify", str(tmp_path / "out"))

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import load_recipe, load_run_recipe, shipped_recipes, validate_recipe
 from pipeline.video.recipe import VideoRecipe
 
@@ -69,6 +70,10 @@ def test_thresholds_below_the_store_floor_lower_what_is_generated() -> None:
         ({**MINIMAL, "generate": 3}, "generate: 3 is not valid"),
         ({**MINIMAL, "filter": {"consensus_thresh": 0.7}}, "consensus_thresh needs generate.agreement_iou; set it to"),
         (
+            {**MINIMAL, "decode": {"sample_range": [4095, 0]}},
+            r"decode.sample_range: \[4095, 0\] is not valid: give the value that becomes black and a larger one",
+        ),
+        (
             {**MINIMAL, "preset": "sab1"},
             "preset: 'sab1' is not valid: input should be 'default', 'sam_amg', 'sam2_amg' or 'sa1b'",
         ),
@@ -106,3 +111,11 @@ def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
         load_recipe("quickstart", ["generate.points_per_side"])
     with pytest.raises(ValueError, match="'input' is a value"):
         load_recipe("quickstart", ["input.path=3"])
+
+
+def test_a_range_of_samples_is_another_dataset_and_a_limit_of_bytes_is_not() -> None:
+    def links(**decode: object) -> dict[str, str]:
+        return fingerprint(validate_recipe({**MINIMAL, "decode": decode}), "weights").links
+
+    assert links() == links(max_bytes=5) == links(sample_range=None)
+    assert len({links()["generate"], links(sample_range=[0, 4095])["generate"], links(max_pixels=5)["generate"]}) == 3
