@@ -76,7 +76,7 @@ class VideoFile:
 
     def _open(self) -> None:
         self._handle.seek(0)
-        self._container: Any = av.open(self._handle, options={"format_whitelist": _CONTAINERS})
+        self._container: Any = av.open(self._handle, container_options={"format_whitelist": _CONTAINERS})
         self._stream: Any = self._container.streams.best("video")
         if self._stream is None:
             self._container.close()

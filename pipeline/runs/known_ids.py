@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.listing_schema import listing_table
+from pipeline.sources.listing_schema import LISTING, listing_table
 from pipeline.sources.notes import ListingNotes
 from pipeline.sources.spill import spilled
 from pipeline.store.rounds import READS_AT_ONCE, Round, round_numbers
@@ -46,6 +46,8 @@ def _known(folder: Folder, id_column: str) -> Iterator[pa.Table]:
 
     def read(part: tuple[Round, int]) -> pa.Table:
         rows = part[0].read_part(part[1], [id_column, "uri"])
+        if id_column not in rows.column_names:  # videos where images are expected, which the run will refuse
+            return LISTING.empty_table()
         return listing_table(rows.num_rows, {"image_id": rows[id_column], "uri": rows["uri"]})
 
     rounds = [Round(folder, number) for number in reversed(round_numbers(folder))]

@@ -1,5 +1,6 @@
 """The files that a store holds below a folder, page by page, and what among them is nobody's picture."""
 
+import errno
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -58,14 +59,23 @@ class StoredFiles:
 
     def _target(self, link: str) -> dict[str, Any] | None:
         try:
-            info = dict(retried(lambda: self._fs.info(link)))
-        except OSError:  # to nothing, to itself, or to what may not be looked at
+            info = dict(retried(lambda: _linked(self._fs, link)))
+        except (FileNotFoundError, PermissionError):
             self._notes.not_taken["links that lead nowhere"] += 1
             return None
         if info["type"] == "directory":
             self._notes.not_taken["links to folders"] += 1
             return None
         return info
+
+
+def _linked(fs: Any, link: str) -> Any:
+    try:
+        return fs.info(link)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # leads to itself, however often one asks
+            raise FileNotFoundError(link) from None
+        raise
 
 
 def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:

@@ -97,6 +97,7 @@ def test_videos_too(tmp_path: Path) -> None:
     MaskletRound(folder, 0).write_part(0, conform(rows, MASKLETS))
     found = with_known_ids(list_videos(str(tmp_path)), folder, notes, "video_id")
     assert (found["image_id"].to_pylist(), notes.known_ids) == (["a.mp4", "b.mp4"], 2)
+    assert with_known_ids(listing, folder, ListingNotes()) is listing, "images, where the dataset holds videos"
 
 
 def test_a_new_dataset_takes_the_listing_as_it_is(photos: Path, tmp_path: Path) -> None:
