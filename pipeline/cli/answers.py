@@ -1,6 +1,5 @@
 """A query's answer for a person, or for the next program."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.options import one_of
+from pipeline.json_text import json_text
 from pipeline.store.storage import split_file
 
 Format = Literal["table", "json", "csv", "parquet"]
@@ -53,9 +53,7 @@ def save_answer(answer: pa.Table, chosen: Format, path: str) -> None:
 
 def _encoded(answer: pa.Table, chosen: Format) -> bytes:
     if chosen == "json":
-        return "".join(
-            json.dumps(row, default=_plain, ensure_ascii=False) + "\n" for row in answer.to_pylist()
-        ).encode()
+        return "".join(json_text(row, default=_plain, ensure_ascii=False) + "\n" for row in answer.to_pylist()).encode()
     sink = pa.BufferOutputStream()
     if chosen == "parquet":
         pq.write_table(answer, sink, compression="zstd")
@@ -68,7 +66,7 @@ def _flat(answer: pa.Table) -> pa.Table:
     """Lists, structs and maps as JSON texts, which is all that CSV can hold."""
     for index, field in enumerate(answer.schema):
         if pa.types.is_nested(field.type):
-            texts = [None if v is None else json.dumps(v, default=_plain) for v in answer[index].to_pylist()]
+            texts = [None if v is None else json_text(v, default=_plain) for v in answer[index].to_pylist()]
             answer = answer.set_column(index, field.name, pa.array(texts, pa.string()))
     return answer
 

@@ -1,12 +1,12 @@
 """`maskfoundry models`: how often captions of labelled masks are right, and the score that they must reach."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.options import AsJson
 from pipeline.cli.tags import Data, Labels, Words, parse_labels
+from pipeline.json_text import json_text
 
 if TYPE_CHECKING:
     from pipeline.evaluation.captions import LabelledCaptions
@@ -64,7 +64,7 @@ def measure_captions_command(
     found = _captions(captioner, clip, data, vocabulary, label, template, min_area, limit, min_score, quiet=as_json)
     correct = found.correct()
     if as_json:
-        print(json.dumps({"num_masks": len(found.scores), "without_caption": found.rejected, "correct": correct}))
+        print(json_text({"num_masks": len(found.scores), "without_caption": found.rejected, "correct": correct}))
         return
     named = ", ".join(f"{group} {share:.1%}" for group, share in correct.items())
     print(f"{len(found.scores):,} masks, {found.rejected:.1%} without a caption; the others name rightly: {named}")

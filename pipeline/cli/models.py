@@ -1,6 +1,5 @@
 """`maskfoundry models`: the models there are, and their files."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from rich.table import Table
 from pipeline.cli.captions import calibrate_captions_command, measure_captions_command
 from pipeline.cli.options import AsJson
 from pipeline.cli.tags import calibrate_tags_command, measure_tags_command
+from pipeline.json_text import json_text
 
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
 models_app.command("calibrate-tags")(calibrate_tags_command)
@@ -27,7 +27,7 @@ def models_list(as_json: AsJson = False) -> None:
 
     models = available_models()
     if as_json:
-        print(json.dumps([asdict(model) for model in models]))
+        print(json_text([asdict(model) for model in models]))
         return
     table = Table("name", "size", "from")
     for model in models:

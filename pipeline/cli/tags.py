@@ -1,11 +1,11 @@
 """`maskfoundry models`: how well a CLIP names labelled masks, and the thresholds of its tags."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.options import AsJson
+from pipeline.json_text import json_text
 
 Checkpoint = Annotated[str, typer.Argument(help="A CLIP's name, or a checkpoint file or folder.")]
 Data = Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")]
@@ -56,7 +56,7 @@ def measure_tags_command(
     settings = TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
     found = measure_tags(settings, read_vocabulary(vocabulary), [data], parse_labels(label), quiet=as_json)
     if as_json:
-        print(json.dumps({group: asdict(one) for group, one in found.items()}))
+        print(json_text({group: asdict(one) for group, one in found.items()}))
         return
     for group, one in found.items():
         print(

@@ -1,9 +1,10 @@
 """One image row as SA-1B's JSON record, and what several layouts write alike; run lengths are kept bit for bit."""
 
 import hashlib
-import json
 import re
 from typing import Any
+
+from pipeline.json_text import json_text
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 HASH_DIGITS = 16  # 64 bits: two of a billion images meet by chance in one dataset of 37
@@ -67,4 +68,4 @@ def segmentation(row: dict[str, Any], index: int) -> dict[str, Any]:
 
 def to_line(content: Any) -> bytes:
     """JSON on one line."""
-    return json.dumps(content, ensure_ascii=False).encode()
+    return json_text(content, ensure_ascii=False).encode()

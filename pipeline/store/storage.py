@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
+from pipeline.json_text import json_text
 from stages.retry import FINAL_ERRORS, NUM_ATTEMPTS, retried
 
 Result = TypeVar("Result")
@@ -141,7 +142,7 @@ class Folder:
 
 
 def to_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def split_file(path: str) -> tuple[Folder, str]:

@@ -1,12 +1,12 @@
 """What `maskfoundry run` does with a recipe over videos."""
 
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.json_text import json_text
 from pipeline.sources.notes import lines
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
         summary = run_video(recipe, retry_failed, new_round, quiet=as_json)
     tally = summary.tally
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
     else:
         _print_run(summary)
     if summary.status == "interrupted" or (tally.videos and tally.failed == tally.videos):
