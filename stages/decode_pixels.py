@@ -3,6 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import cv2
@@ -164,6 +165,21 @@ def _decode_bands(data: bytes, page: int, settings: DecodeSettings) -> DecodedIm
     return DecodedImage(
         np.asarray(upright), found.mode, found.bit_depth, found.orientation, found.bands, found.sample_range
     )
+
+
+def read_header(path: Path) -> tuple[tuple[int, int], int]:
+    """The (height, width) of a picture as a viewer shows it, and its EXIF orientation, without decoding a pixel.
+
+    Raises whatever Pillow raises, and ValueError for a TIFF, of which only decoding tells what page is the picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format == "TIFF":
+                raise ValueError("a TIFF's size is that of the page which is decoded")
+            orientation = _orientation(image)
+            size = image.size if orientation in (5, 6, 7, 8) else image.size[::-1]
+            return size, orientation
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -1,6 +1,5 @@
 """The command line. A user's mistake gets one line and exit code 2, a failed run exit code 1."""
 
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import Annotated, Any
@@ -19,7 +18,8 @@ from pipeline.cli.dataset import (
 )
 from pipeline.cli.loop import assist_command, loop_command, refresh_command, rollback_command
 from pipeline.cli.models import models_app
-from pipeline.cli.options import AsJson
+from pipeline.cli.options import AsJson, print_notes
+from pipeline.json_text import json_text
 from pipeline.video.command import run_video_command
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ def run_command(
     if summary.status == "done":
         page, problem = report_on_run(summary.output, summary.round)
     if as_json:
-        print(json.dumps(summary.as_dict() | {"report": page}))
+        print(json_text(summary.as_dict() | {"report": page}))
     else:
         _print_run(summary)
         if page:
@@ -123,7 +123,7 @@ def filter_command(
     with redirect_stdout(sys.stderr):
         result = refilter(dataset, override or [], quiet=as_json)
     if as_json:
-        print(json.dumps(result))
+        print(json_text(result))
         return
     print(f"{result['replayed_images']:,} images filtered again: {result['masks']:,} masks kept in {dataset}")
     if result["cut_short"]:
@@ -171,7 +171,7 @@ def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
 
     result = verify_dataset(dataset)
     if as_json:
-        print(json.dumps(asdict(result)))
+        print(json_text(asdict(result)))
     else:
         print(f"{result.images:,} images ({result.failed:,} failed), {result.masks:,} masks, {result.rounds} rounds")
         for problem in result.problems:
@@ -193,13 +193,14 @@ def train_command(
 
     summary = train_any(load_train_recipe(recipe, override), quiet=as_json)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
         return
     loss = f", loss {summary.last['loss']:.3f}" if summary.last else ""
     print(
         f"{summary.num_steps_done:,} of {summary.num_steps:,} steps{loss}; {summary.num_masks:,} masks of "
         f"{summary.num_images:,} images in {summary.seconds:.0f} s → {summary.weights}"
     )
+    print_notes(summary.notes)
 
 
 @app.command("compact")
@@ -228,7 +229,7 @@ def plan_command(
 
     found = plan(dataset, images, hours)
     if as_json:
-        print(json.dumps(asdict(found)))
+        print(json_text(asdict(found)))
         return
     worker = "GPU worker" if found.device == "cuda" else "CPU worker"
     print(f"measured: {found.images_per_worker_second:.2f} images/s a {worker}, on {found.measured_images:,} images")
@@ -248,7 +249,7 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
 
     rounds = read_status(dataset)
     if as_json:
-        print(json.dumps([asdict(one) for one in rounds]))
+        print(json_text([asdict(one) for one in rounds]))
         return
     for one in rounds:
         hidden = "" if one.published else "; not published, so readers do not see it"
@@ -285,9 +286,10 @@ def evaluate_command(
     if choose:
         choice = choose_thresholds(settings, data, images, limit, max_masks, quiet=as_json)
         if as_json:
-            print(json.dumps(choice.as_dict()))
+            print(json_text(choice.as_dict()))
             return
         console.print(tables.choice_table(choice))
+        print_notes(choice.notes)
         best = choice.chosen
         print(
             f"-o filter.pred_iou_thresh={best.pred_iou_thresh:g} "
@@ -296,14 +298,14 @@ def evaluate_command(
         return
     found = evaluate(settings, data, images, limit, quiet=as_json)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        print(json_text(found.as_dict()))
         return
     for table in (tables.size_table(found), tables.overlap_table(found), tables.calibration_table(found)):
         console.print(table)
     print(f"{found.num_images:,} images, {found.num_masks['all']:,} masks of {found.data} in {found.seconds:.1f} s")
-    if found.num_without_masks or found.num_empty_masks:
-        without, empty = found.num_without_masks, found.num_empty_masks
-        print(f"left out: {without:,} images without masks, {empty:,} masks of no pixel")
+    if found.num_without_masks:
+        print(f"left out: {found.num_without_masks:,} images without masks")
+    print_notes(found.notes)
 
 
 app.command("query")(query_command)

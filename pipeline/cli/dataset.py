@@ -1,13 +1,13 @@
 """The commands for a dataset in use: query, export, import, audit, drop, report."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.cli.options import Allow, AsJson, one_of
+from pipeline.cli.options import Allow, AsJson, one_of, print_notes
+from pipeline.json_text import json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +57,7 @@ def query_command(
     if subset is not None:
         summary = write_subset(found, subset, quiet=as_json)
         print(
-            json.dumps(summary.as_dict())
+            json_text(summary.as_dict())
             if as_json
             else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
         )
@@ -146,7 +146,7 @@ def export_command(
     if masklets is not None:
         written = export_masklets(masklets, output, one_of("--layout", layout, VideoLayout), where)
         print(
-            json.dumps(written.as_dict())
+            json_text(written.as_dict())
             if as_json
             else f"{written.masklets:,} masklets of {written.videos:,} videos → {written.output}"
         )
@@ -157,11 +157,16 @@ def export_command(
     found = found if where is None else found.filter(where)
     summary = export(found, output, chosen, pictures, as_json, short_side, shares, seed)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
         return
     print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
     if summary.lost_masks:
         print(f"left out, as no pixel of them is left: {summary.lost_masks:,} masks")
+    if summary.turned:
+        print(
+            f"referenced pictures that EXIF turns: {summary.turned:,}; their sizes and masks are those of the upright "
+            "picture, and --images writes it so"
+        )
     if summary.missing:
         print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
 
@@ -181,12 +186,13 @@ def import_command(
     chosen: Source = one_of("--source", source, Source)
     summary = import_labels(labels, output, images, chosen, quiet=as_json)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
     else:
         print(
             f"{summary.masks:,} masks of {summary.images:,} images ({summary.corrected:,} corrected, "
-            f"{summary.failed:,} failed) → {summary.output}/round={summary.round:03d}"
+            f"{summary.added:,} added, {summary.failed:,} failed) → {summary.output}/round={summary.round:03d}"
         )
+        print_notes(summary.notes)
         if summary.failures:
             print(f"failed: {summary.failures[0]}")
     if summary.images and summary.failed == summary.images:
@@ -214,11 +220,11 @@ def audit_command(
         target = output or f"{dataset.rstrip('/')}-audit"
         drawn = draw_sample(open_dataset(dataset).allowing(allow or ()), num_images, target, pictures, seed, as_json)
         text = f"{drawn.masks:,} masks of {drawn.images:,} images → {drawn.output}/tasks, for Label Studio"
-        print(json.dumps(drawn.as_dict()) if as_json else text)
+        print(json_text(drawn.as_dict()) if as_json else text)
         return
     found = measure_audit(dataset)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        print(json_text(found.as_dict()))
         return
     Console(highlight=False, soft_wrap=True).print(audit_table(found))
     print(
@@ -237,7 +243,7 @@ def drop_command(
 
     summary = drop_images(dataset, images, quiet=as_json)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
     else:
         print(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
 
@@ -262,14 +268,14 @@ def report_command(
     if masklets is not None:
         page = write_video_report(masklets.allowing(allow or ()), output, gallery)
         print(
-            json.dumps(page.as_dict())
+            json_text(page.as_dict())
             if as_json
             else f"{page.videos:,} videos, {page.masklets:,} masklets; {page.strips:,} filmstrips → {page.output}"
         )
         return
     summary = write_report(open_dataset(dataset, round_number).allowing(allow or ()), output, gallery)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
         return
     for path in summary.bad_parts:
         print(f"left out, as it cannot be read: {path}", file=sys.stderr)

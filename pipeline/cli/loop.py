@@ -1,6 +1,5 @@
 """The commands for rounds from better weights: refresh, rollback, loop, assist."""
 
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import Annotated
@@ -8,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.options import AsJson
+from pipeline.cli.options import AsJson, print_notes
+from pipeline.json_text import json_text
 
 
 def refresh_command(
@@ -49,7 +49,7 @@ def refresh_command(
     with redirect_stdout(sys.stderr):
         summary = refresh(plan, quiet=as_json)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
     else:
         console = Console(highlight=False, soft_wrap=True)
         console.print(gate_table(summary.gate))
@@ -101,7 +101,7 @@ def loop_command(
         summary = loop(load_loop_recipe(recipe, override), rounds, quiet=as_json)
     found = summary.as_dict()
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
     else:
         Console(highlight=False, soft_wrap=True).print(rounds_table(found["rounds"]))
         print(f"{LOOP_ENDS[summary.status]} → {summary.dataset}")
@@ -141,7 +141,7 @@ def assist_command(
     oracle = None if clicks is None else OracleSettings(max_clicks=clicks, draw=draw, max_objects=objects)
     summary = assist(dataset, labels, confident, oracle, checkpoint, quiet=as_json)
     if as_json:
-        print(json.dumps(summary.as_dict()))
+        print(json_text(summary.as_dict()))
         return
     drawn, missed = summary.drawn, summary.missed
     note = (
@@ -151,3 +151,4 @@ def assist_command(
         f"round {summary.round} of {dataset} ({summary.stage}): {summary.images:,} images, {summary.confident:,} masks "
         f"of the model kept, {summary.added:,} added{note}"
     )
+    print_notes(summary.notes)

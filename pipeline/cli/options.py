@@ -1,8 +1,11 @@
 """What several commands' options share."""
 
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.labels.notes import Notes
 
 Allow = Annotated[
     list[str] | None,
@@ -12,6 +15,12 @@ Allow = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
+
+
+def print_notes(notes: "Notes") -> None:
+    """What was left out of labels, mended or noticed: a line a reason."""
+    for line in notes.lines():
+        print(line)
 
 
 def one_of(option: str, value: str, literal: Any) -> Any:

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from models.masks.rle import bounding_boxes
-from pipeline.coco_labels import ANNOTATIONS, compressed_counts, read_coco
+from pipeline.coco_labels import read_coco
+from pipeline.labels.layout import coco_path
+from pipeline.labels.mask import EMPTY, read_mask
+from pipeline.labels.notes import shown
+from pipeline.labels.references import CocoLabels, Record, check_references
+from pipeline.labels.segmentation import BrokenMaskError
+from pipeline.labels.values import as_flag, as_identity, as_size, as_text
 from stages.decode_pixels import DecodeSettings, decode_image
 
 CAPTION = "caption"  # the group of texts that describe a mask
@@ -43,7 +48,7 @@ def read_labelled_views(data: Sequence[str], labels: dict[str, str]) -> list[Lab
     category. A caption is cut before the annotation's `relation`, which the view of a mask cannot show. Raises
     ValueError for a file that is missing or no COCO, and if no mask has a text.
     """
-    found = [picture for one in data for picture in _read(Path(one).expanduser(), labels)]
+    found = [picture for one in data for picture in _read(one, labels)]
     if not any(picture.masks for picture in found):
         fields = ", ".join(sorted({*labels.values()}))
         raise ValueError(
@@ -52,38 +57,46 @@ def read_labelled_views(data: Sequence[str], labels: dict[str, str]) -> list[Lab
     return found
 
 
-def _read(source: Path, labels: dict[str, str]) -> list[LabelledPicture]:
-    if source.is_dir():
-        source = source / ANNOTATIONS
-    coco = read_coco(source)
-    categories = {one["id"]: str(one["name"]) for one in coco.get("categories", []) if "id" in one and "name" in one}
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    for one in coco["annotations"]:
-        if not one.get("iscrowd", 0):
-            by_image.setdefault(one["image_id"], []).append(one)
+def _read(data: str, labels: dict[str, str]) -> list[LabelledPicture]:
+    source = coco_path(data)
+    coco = check_references(read_coco(source), str(source))
     pictures = []
-    for record in coco["images"]:
-        height, width = record["height"], record["width"]
-        texts, rles = [], []
-        for one in by_image.get(record["id"], []):
-            shown = _texts(one | {"category": categories.get(one.get("category_id"))}, labels)
-            if shown:
-                texts.append(shown)
-                rles.append(compressed_counts(one.get("segmentation"), height, width))
-        boxes = bounding_boxes(rles, height).tolist() if rles else []
-        masks = tuple(
-            LabelledView(rle, tuple(box), shown)
-            for rle, box, shown in zip(rles, boxes, texts, strict=True)
-            if box[2] and box[3]
-        )
-        caption = record.get(CAPTION) if CAPTION in labels else None
-        whole = LabelledView(None, (0, 0, width, height), {SCENE: caption}) if caption else None
-        pictures.append(LabelledPicture(source.parent / record["file_name"], height, width, whole, masks))
+    for identity, record in coco.images.items():
+        size, name = as_size(record), as_text(record.get("file_name"))
+        if size is None or name is None:
+            raise ValueError(
+                f"{source}: image {shown(identity)} lacks a file_name, height or width; COCO files need them"
+            )
+        masks = _masks(coco, coco.annotations.get(identity, []), labels, size)
+        caption = as_text(record.get(CAPTION)) if CAPTION in labels else None
+        whole = LabelledView(None, (0, 0, size[1], size[0]), {SCENE: caption}) if caption else None
+        pictures.append(LabelledPicture(source.parent / name, *size, whole, masks))
     return pictures
 
 
-def _texts(annotation: dict[str, Any], labels: dict[str, str]) -> dict[str, str]:
+def _masks(
+    coco: CocoLabels, annotations: list[Record], labels: dict[str, str], size: tuple[int, int]
+) -> tuple[LabelledView, ...]:
+    """Those with a text and a pixel; crowds show no one thing."""
+    texts, rles = [], []
+    for one in annotations:
+        category = coco.categories.get(as_identity(one.get("category_id")) or 0)
+        found = _texts(one | {"category": category}, labels)
+        if not found or as_flag(one.get("iscrowd")):
+            continue
+        try:
+            rles.append(read_mask(one, *size).rle)
+        except BrokenMaskError as error:
+            if error.reason == EMPTY:
+                continue
+            raise ValueError(f"{coco.where}: annotation {shown(one.get('id'))}: {error}") from None
+        texts.append(found)
+    boxes = bounding_boxes(rles, size[0]).tolist() if rles else []
+    return tuple(LabelledView(rle, tuple(box), found) for rle, box, found in zip(rles, boxes, texts, strict=True))
+
+
+def _texts(annotation: Record, labels: dict[str, str]) -> dict[str, str]:
     texts = {group: str(annotation[field]) for group, field in labels.items() if annotation.get(field)}
     if CAPTION in texts:
-        texts[CAPTION] = texts[CAPTION].removesuffix(annotation.get("relation") or "").strip()
+        texts[CAPTION] = texts[CAPTION].removesuffix(as_text(annotation.get("relation")) or "").strip()
     return texts

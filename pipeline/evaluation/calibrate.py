@@ -13,7 +13,7 @@ from models.sam2.weights import load_segmenter, save_sam2
 from models.training.augment import AugmentSettings, Example
 from models.training.iou_head import IouFit, fit_iou_head
 from models.weights import save_sam
-from pipeline.coco_labels import LabelledSet, read_labels, read_pixels
+from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.devices import own_device
 from pipeline.evaluation.evaluate import all_segments
 from pipeline.progress import progress_bar
@@ -42,13 +42,14 @@ def calibrate(
     With `image_size` the weights are those for another input size, their position tables interpolated.
     Raises ValueError for wrong labels, too few of them, or an unreadable checkpoint.
     """
-    labels = read_labels(data, limit=limit)
+    labelled = read_labels(data, limit=limit)
+    labels = [image for image, _ in labelled.pictures(DecodeSettings())]
     sam = load_segmenter(checkpoint, image_size)[0].to(own_device())
     num_examples = len(labels) * min(MAX_VIEWS, -(-MIN_EXAMPLES // len(labels)))
-    source = ExampleSource([LabelledImages(list(labels))], sam.config, VIEWS, seed=0, images_per_step=1)
+    source = ExampleSource([LabelledImages(labels)], sam.config, VIEWS, seed=0, images_per_step=1)
     fit = fit_iou_head(sam, _examples(source, num_examples, quiet))
     _rescale(sam, labels, quiet)
-    notes = {"calibrated_on": str(labels.source.name)}
+    notes = {"calibrated_on": str(labelled.source.name)}
     if isinstance(sam, Sam2):
         save_sam2(destination, sam, torch.float16, notes)
     else:
@@ -63,7 +64,7 @@ def _examples(source: ExampleSource, count: int, quiet: bool) -> Iterator[Exampl
             update(number + 1, "")
 
 
-def _rescale(sam: Sam | Sam2, labels: LabelledSet, quiet: bool) -> None:
+def _rescale(sam: Sam | Sam2, labels: list[LabelledImage], quiet: bool) -> None:
     """Outputs 1 and more are fitted to one point a mask, output 0 to one box a mask, which is what each is for."""
     tallies = {slot: line_tally(sam) for slot in range(sam.config.num_multimask_outputs + 1)}
     with progress_bar("at full resolution", len(labels), "images", quiet) as update:

@@ -9,8 +9,9 @@ import numpy as np
 from models.evaluation.overlap import best_overlaps, overlap, pairwise_iou
 from models.generator.candidates import Candidates
 from models.masks.rle import areas
-from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
+from pipeline.coco_labels import LabelledImage, read_labels
 from pipeline.evaluation.evaluate import load_generator
+from pipeline.labels.notes import Notes
 from pipeline.progress import progress_bar
 from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import filter_found
@@ -34,10 +35,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """The chosen pair, and all that were tried."""
+    """The chosen pair, and all that were tried; `notes` counts what was left out of the labels or mended, by reason."""
 
     chosen: Trial
     num_images: int
+    notes: Notes
     trials: list[Trial]
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,26 +64,27 @@ def choose_thresholds(
     generator, _ = load_generator(recipe, 0.0, 0.0)
     shape = (len(STABILITY_GRID), len(PREDICTED_IOU_GRID))
     covered, counts, most = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    num_images = 0
     with progress_bar("trying thresholds", len(labels), "images", quiet) as update:
-        for done, image in enumerate(labels, start=1):
-            found = generator.generate([read_pixels(image, recipe.decode)])[0]
+        for num_images, (image, pixels) in enumerate(labels.pictures(recipe.decode), start=1):
+            found = generator.generate([pixels])[0]
             image_covered, image_counts = try_thresholds(image, found, recipe.filter)
             covered += image_covered
             counts += image_counts
             most = np.maximum(most, image_counts)
-            update(done, f"{len(found):,} candidates in the last one")
+            update(num_images, f"{len(found):,} candidates in the last one")
     trials = [
         Trial(
             pred_iou_thresh=pred_iou_thresh,
             stability_score_thresh=stability_thresh,
-            area_weighted_best=float(covered[row, column] / len(labels)),
-            masks_per_image=float(counts[row, column] / len(labels)),
+            area_weighted_best=float(covered[row, column] / num_images),
+            masks_per_image=float(counts[row, column] / num_images),
             most_masks=int(most[row, column]),
         )
         for row, stability_thresh in enumerate(STABILITY_GRID)
         for column, pred_iou_thresh in enumerate(PREDICTED_IOU_GRID)
     ]
-    return ThresholdChoice(best_trial(trials, max_masks), len(labels), trials)
+    return ThresholdChoice(best_trial(trials, max_masks), num_images, labels.notes, trials)
 
 
 def best_trial(trials: Sequence[Trial], max_masks: float) -> Trial:

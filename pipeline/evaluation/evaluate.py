@@ -16,8 +16,9 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.masks.rle import areas
 from models.sam2.weights import load_segmenter
-from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
+from pipeline.coco_labels import LabelledImage, read_labels
 from pipeline.devices import own_device
+from pipeline.labels.notes import Notes
 from pipeline.progress import progress_bar
 from pipeline.recipes.recipe import Recipe
 from stages.filter_rules import filter_found
@@ -34,6 +35,7 @@ class Evaluation:
     `best_overlap` is how well those cover the labels: of each annotator, then averaged over an image's annotators,
     then over the images; `best_overlap_by_size` is the plain mean over all segments. `calibration` holds the predicted
     IoU against the true one for all outputs of the `point` prompts, those of the `box` prompts, and `all` of both.
+    `notes` counts what was left out of the labels or mended, by reason.
     """
 
     checkpoint: str
@@ -41,7 +43,7 @@ class Evaluation:
     data: str
     num_images: int
     num_without_masks: int
-    num_empty_masks: int
+    notes: Notes
     num_masks: dict[str, int]
     point_miou: BySize
     point_miou_best: BySize
@@ -102,24 +104,22 @@ def evaluate(
     # as a run has them: an agreement counts the candidates that the store floor lets through
     generator, sha256 = load_generator(recipe, recipe.min_predicted_iou, recipe.min_stability)
     sam = generator.sam
-    tally, num_empty = EvaluationTally(), 0
+    tally, num_images = EvaluationTally(), 0
     with progress_bar("evaluating", len(labels), "images", quiet) as update:
-        for done, image in enumerate(labels, start=1):
-            pixels = read_pixels(image, recipe.decode)
+        for num_images, (image, pixels) in enumerate(labels.pictures(recipe.decode), start=1):
             scores = score_prompts(
                 sam, pixels, all_segments(image), generator.points_per_batch, recipe.generate.precision
             )
             kept = kept_masks(generator.generate([pixels])[0], thresholds)
             tally.add(image, *scores, kept)
-            num_empty += image.num_empty
-            update(done, f"{sum(tally.chosen.counts().values()):,} masks")
+            update(num_images, f"{sum(tally.chosen.counts().values()):,} masks")
     return Evaluation(
         checkpoint=recipe.model.checkpoint,
         weights_sha256=sha256,
         data=str(labels.source),
-        num_images=len(labels),
+        num_images=num_images,
         num_without_masks=labels.num_without_masks,
-        num_empty_masks=num_empty,
+        notes=labels.notes,
         num_masks=tally.chosen.counts(),
         point_miou=tally.chosen.means(),
         point_miou_best=tally.best.means(),

@@ -37,6 +37,8 @@ def to_brush(rle: bytes, height: int, width: int) -> list[int]:
 def from_brush(data: list[int], height: int, width: int) -> bytes:
     """Label Studio's list of bytes as compressed COCO run lengths. Raises ValueError where it is broken."""
     try:
+        if not isinstance(data, list):
+            raise ValueError("it is no list of bytes")
         bits = "".join(f"{byte:08b}" for byte in bytes(data))
         values = _expand(bits, height * width * 4)
     except (ValueError, TypeError) as error:
@@ -59,9 +61,10 @@ def _expand(bits: str, num_values: int) -> np.ndarray:
 
     if (claimed := take(32)) != num_values:
         raise ValueError(f"it holds {claimed} values, the image {num_values}")
-    value_bits = take(5) + 1
+    if (value_bits := take(5) + 1) != _VALUE_BITS:
+        raise ValueError(f"its values have {value_bits} bits, a pixel's {_VALUE_BITS}")
     sizes = [take(4) + 1 for _ in range(4)]
-    values = np.zeros(num_values, np.int64)
+    values = np.zeros(num_values, np.uint8)
     filled = 0
     while filled < num_values:
         is_run = take(1)

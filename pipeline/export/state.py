@@ -22,12 +22,14 @@ _DONE = f"{STATE}/done"
 @dataclass
 class Counts:
     """`missing` pictures could not be read, the first of them named; `lost_masks` have no place in the layout: of no
-    pixel at the written size, or hidden behind others."""
+    pixel at the written size, or hidden behind others. `turned` pictures are only referenced, and their files hold
+    them turned (EXIF): a reader that does not turn them lays the masks elsewhere."""
 
     images: int = 0
     masks: int = 0
     missing: int = 0
     lost_masks: int = 0
+    turned: int = 0
     missing_names: list[str] = field(default_factory=list)
 
     def add(self, other: "Counts") -> None:
@@ -35,6 +37,7 @@ class Counts:
         self.masks += other.masks
         self.missing += other.missing
         self.lost_masks += other.lost_masks
+        self.turned += other.turned
         self.missing_names = (self.missing_names + other.missing_names)[:MAX_NAMED]
 
 

@@ -158,7 +158,9 @@ class _Work:
         num_masks = len(row["masks"])
         if size != (row["height"], row["width"]):
             row = resize_row(row, *size)
-        counts.add(Counts(images=1, masks=len(row["masks"]), lost_masks=num_masks - len(row["masks"])))
+        turned = not self.pictures and ((row["decode"] or {}).get("orientation") or 1) != 1
+        lost_masks = num_masks - len(row["masks"])
+        counts.add(Counts(images=1, masks=len(row["masks"]), lost_masks=lost_masks, turned=int(turned)))
         return Item(number, row, stem(row["image_id"]), data, ending)
 
 

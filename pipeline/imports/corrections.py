@@ -12,7 +12,9 @@ from models.masks.overlap import parents
 from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.export.label_studio import region_id
 from pipeline.imports.labels import ImportedImage, LabelledMask
-from pipeline.imports.rows import Source, run_lengths, shapes, tags_of
+from pipeline.imports.masks import usable_masks
+from pipeline.imports.rows import Source, shapes, tags_of
+from pipeline.labels.notes import Notes
 from pipeline.store.rounds import Round, round_numbers
 from pipeline.store.storage import Folder
 from stages.filter_settings import FilterSettings
@@ -60,8 +62,11 @@ def _read(dataset: Dataset, part: Part) -> pa.Table:
     return dataset.read(part)
 
 
-def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, number: int) -> dict[str, Any]:
-    """`before` with the masks that the labels hold, and nothing else of its own. Raises ValueError.
+def corrected_row(
+    image: ImportedImage, before: dict[str, Any], source: Source, number: int, notes: Notes
+) -> dict[str, Any]:
+    """`before` with the masks that the labels hold, and nothing else of its own. Raises ValueError, also for a mask
+    that cannot be used: what it was to replace stays.
 
     A mask that nobody changed keeps its scores and its embedding; one that was changed has none, and keeps its tags as
     long as the labels name the same one. `extra` says which mask each was made from.
@@ -69,9 +74,8 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
     if image.problem:
         raise ValueError(image.problem)
     height, width = before["height"], before["width"]
-    if image.height is not None and (image.height, image.width) != (height, width):
-        raise ValueError(f"the dataset's image is {width} x {height}, its labels say {image.width} x {image.height}")
-    rles = run_lengths(image, height, width)
+    orientation = (before["decode"] or {}).get("orientation") or 1
+    image, rles = usable_masks(image, (height, width), orientation, notes, strict=True)
     known = {mask.fields["mask_id"]: mask for mask in masks_of(before)}
     known |= {region_id(name): mask for name, mask in known.items()}
     origins = [known.get(mask.corrects) if mask.corrects else None for mask in image.masks]
@@ -80,7 +84,7 @@ def corrected_row(image: ImportedImage, before: dict[str, Any], source: Source, 
     masks = []
     for index, (mask, shape) in enumerate(zip(image.masks, shapes(rles, height), strict=True)):
         origin = origins[index]
-        fields: dict[str, Any] = {"iscrowd": bool(mask.annotation.get("iscrowd", 0)), "tags": tags_of(mask)}
+        fields: dict[str, Any] = {"iscrowd": mask.annotation["iscrowd"], "tags": tags_of(mask)}
         if origin is not None:
             fields |= _inherited(mask, origin.fields, rles[index] == origin.rle)
         fields |= {"mask_id": names[index], "source": source, "stage": "assisted", "keep": True, "drop_reason": None}

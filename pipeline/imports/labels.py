@@ -6,10 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LabelledMask:
-    """`annotation` holds COCO's fields (`segmentation` in any of its three forms) and SA-1B's; `tags` its categories.
+    """`annotation` holds COCO's fields and SA-1B's, as the labels say them: nothing of it is checked yet. `tags` are
+    its categories.
 
-    `corrects` is the name that the mask was given out by, where the tool kept it: its `mask_id`, or Label Studio's
-    name for a region.
+    Its `segmentation` is any of COCO's three forms, or {"size": …, "brush": …} with Label Studio's bytes. `corrects` is
+    the name that the mask was given out by, where the tool kept it: its `mask_id`, or Label Studio's name for a region.
     """
 
     annotation: dict[str, Any]
@@ -36,10 +37,6 @@ class ImportedImage:
     problem: str | None = None
 
 
-def checked_size(image: dict[str, Any], where: str) -> tuple[int, int]:
-    """(height, width) of a COCO or SA-1B image record. Raises ValueError where they are no sizes."""
-    height, width = image.get("height"), image.get("width")
-    if not all(isinstance(size, int) and size > 0 for size in (height, width)):
-        raise ValueError(f"{where}: image {image.get('id')} lacks a file_name, height or width; COCO files need them")
-    assert isinstance(height, int) and isinstance(width, int)
-    return height, width
+def failed_image(name: str, picture: str, where: str, problem: str) -> ImportedImage:
+    """An image whose labels cannot be read."""
+    return ImportedImage(name, picture, None, None, [], where.rpartition("/")[2], problem=problem)

@@ -1,52 +1,55 @@
 """One image's labels as a row of the record."""
 
 import hashlib
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from models.masks.rle import areas, bounding_boxes
-from pipeline.coco_labels import compressed_counts
 from pipeline.export.pictures import COPIED
 from pipeline.export.records import stem
 from pipeline.imports.labels import ImportedImage, LabelledMask
+from pipeline.imports.masks import mask_names, parent_names, usable_masks
+from pipeline.imports.pictures import PictureFinder
+from pipeline.labels.notes import Notes
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
-from stages.allowed_places import AllowedPlaces
 from stages.decode_image import perceptual_hash
 from stages.decode_pixels import DecodeSettings, decode_image
-from stages.read_source import find_file, open_filesystem, read_source, source_etag
+from stages.read_source import read_source, source_etag
 from stages.row_masks import RowMask, mask_lists
 
 Source = Literal["human", "imported"]
 KEPT_FIELDS = ("predicted_iou", "stability_score", "crop_box", "caption")
 
 
-def new_row(image: ImportedImage, places: list[str], source: Source, target: Round) -> dict[str, Any]:
+def new_row(image: ImportedImage, finder: PictureFinder, source: Source, target: Round, notes: Notes) -> dict[str, Any]:
     """The row of an image that the dataset does not hold; a picture that the labels hold goes into the dataset's
-    folder pictures/. Raises ValueError, and what reading its picture raises."""
+    folder pictures/. Masks that cannot be used are left out and counted. Raises ValueError, and what reading its
+    picture raises."""
     if image.problem:
         raise ValueError(image.problem)
     number = target.number
-    uri = find_picture(image.picture, places) if image.data is None else _save_picture(image, target.folder)
+    uri = finder.find(image.picture) if image.data is None else _save_picture(image, target.folder)
     row = describe_picture(image, uri) | {"image_id": image.image_id, "round": number, "tags": [], "status": "ok"}
-    rles = run_lengths(image, row["height"], row["width"])
-    names = [mask.annotation.get("mask_id") for mask in image.masks]
-    if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-        names = [f"{image.image_id}/{number}/{index}" for index in range(len(names))]
+    upright = row["height"], row["width"]
+    image, rles = usable_masks(image, upright, row["decode"]["orientation"], notes, strict=False)
+    names = mask_names(image, number, notes)
     masks = []
-    for name, mask, rle, shape in zip(names, image.masks, rles, shapes(rles, row["height"]), strict=True):
+    parents = parent_names(image.masks, names)
+    for name, parent, mask, rle, shape in zip(
+        names, parents, image.masks, rles, shapes(rles, row["height"]), strict=True
+    ):
         one = mask.annotation
-        parent = one.get("parent_id")
         fields = {
             "mask_id": name,
             **shape,
             "source": source,
             "keep": True,
-            "iscrowd": bool(one.get("iscrowd", 0)),
-            "point": next(iter(one.get("point_coords") or []), None),
-            "tags": tags_of(mask) or one.get("tags") or [],
-            "parent_id": parent if parent in names else None,
-            **{field: one.get(field) for field in KEPT_FIELDS},
+            "iscrowd": one["iscrowd"],
+            "point": next(iter(one["point_coords"] or []), None),
+            "tags": tags_of(mask) or one["tags"] or [],
+            "parent_id": parent,
+            **{field: one[field] for field in KEPT_FIELDS},
         }
         masks.append(RowMask(fields, rle))
     return row | mask_lists(masks, embedded=False)
@@ -54,13 +57,8 @@ def new_row(image: ImportedImage, places: list[str], source: Source, target: Rou
 
 def failed_row(image: ImportedImage, reason: str, number: int) -> dict[str, Any]:
     """A row that says why there are no masks."""
-    row = {"image_id": image.image_id, "uri": image.picture, "round": number, "tags": []}
+    row: dict[str, Any] = {"image_id": image.image_id, "uri": image.picture or None, "round": number, "tags": []}
     return row | mask_lists([], embedded=False) | {"status": "failed", "error": f"import: {reason}"}
-
-
-def run_lengths(image: ImportedImage, height: int, width: int) -> list[bytes]:
-    """The masks' compressed run lengths, bit for bit where the labels hold such. Raises ValueError for a broken one."""
-    return [compressed_counts(mask.annotation.get("segmentation"), height, width) for mask in image.masks]
 
 
 def shapes(rles: list[bytes], height: int) -> list[dict[str, Any]]:
@@ -75,12 +73,10 @@ def tags_of(mask: LabelledMask) -> list[dict[str, Any]]:
 
 
 def describe_picture(image: ImportedImage, uri: str) -> dict[str, Any]:
-    """What a row says about its picture. Raises whatever reading it raises, and ValueError for another size."""
+    """What a row says about its picture. Raises whatever reading it raises."""
     data = read_source(uri, None, None)
     decoded = decode_image(data, DecodeSettings())
     height, width = decoded.pixels.shape[:2]
-    if image.height is not None and (height, width) != (image.height, image.width):
-        raise ValueError(f"the picture is {width} x {height}, its labels say {image.width} x {image.height}")
     return {
         "uri": uri,
         "source_etag": source_etag(uri),
@@ -91,22 +87,6 @@ def describe_picture(image: ImportedImage, uri: str) -> dict[str, Any]:
         "decode": decoded.record(),
         "extra": [("labels", image.origin)],
     }
-
-
-def find_picture(picture: str, places: list[str]) -> str:
-    """The URI of a picture that lies in one of `places`, folders on disk or in a bucket; labels come from strangers,
-    and may point anywhere. Raises FileNotFoundError or ValueError."""
-    absolute = "://" in picture or picture.startswith("/")
-    allowed = AllowedPlaces(closed=tuple(places))
-    for place in places:
-        uri = picture if absolute else f"{place}/{picture}"
-        if not allowed.allows(uri):
-            raise ValueError(f"file_name {picture!r} leaves its folder; name the pictures' folder with --images")
-        file = find_file(uri)
-        if file is not None:
-            fs, path = open_filesystem(file)
-            return str(Path(path).resolve()) + uri[len(file) :] if "file" in fs.protocol else uri
-    raise FileNotFoundError(f"{picture} is not in {' or '.join(places)}")
 
 
 def _save_picture(image: ImportedImage, folder: Folder) -> str:

@@ -6,7 +6,7 @@ everything. Semi-automatic: the masks that the model is sure of stay, people add
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.dataset import open_dataset
 from pipeline.devices import own_device
 from pipeline.evaluation.evaluate import all_segments
+from pipeline.labels.notes import Notes
 from pipeline.loop.refresh import newest_published
 from pipeline.progress import progress_bar
 from pipeline.runs.begin_run import next_round
@@ -39,7 +40,8 @@ NOT_CONFIDENT = "not_confident"
 @dataclass
 class AssistSummary:
     """What stands in the new round: `confident` masks of the model that stayed, `added` ones, after `clicks` if the
-    oracle made them, `drawn` of them by hand in the end; `missed` objects nobody masked."""
+    oracle made them, `drawn` of them by hand in the end; `missed` objects nobody masked. `notes` counts what was left
+    out of the labels or mended, by reason."""
 
     dataset: str
     stage: str
@@ -50,6 +52,7 @@ class AssistSummary:
     drawn: int = 0
     missed: int = 0
     clicks: int = 0
+    notes: Notes = field(default_factory=Notes)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -75,11 +78,11 @@ def assist(
     newest_published(folder)
     if oracle is not None and checkpoint is None:
         raise ValueError("--checkpoint: missing; the oracle clicks with a model")
-    by_name = _by_name(labels)
+    by_name, notes = _by_name(labels)
     sam = load_sam(checkpoint)[0].to(own_device()) if oracle is not None and checkpoint is not None else None
     target = next_round(folder)
     stage = "assisted" if confident is None else "semi_automatic"
-    summary = AssistSummary(dataset, stage, target.number)
+    summary = AssistSummary(dataset, stage, target.number, notes=notes)
     source = open_dataset(dataset, candidates=True)
     generator = torch.Generator(own_device()).manual_seed(0)
     withhold(folder, target.number)
@@ -105,12 +108,13 @@ def assist(
     return summary
 
 
-def _by_name(labels: str) -> dict[str, LabelledImage]:
-    images = list(read_labels(labels))
+def _by_name(labels: str) -> tuple[dict[str, LabelledImage], Notes]:
+    labelled = read_labels(labels)
+    images = list(labelled)
     names = Counter(image.path.name for image in images)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"labels: {labels!r} names {twice[0]!r} twice; file names must differ")
-    return {image.path.name: image for image in images}
+    return {image.path.name: image for image in images}, labelled.notes
 
 
 def _assist_row(

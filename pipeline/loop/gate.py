@@ -3,14 +3,13 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.weights import CheckpointError
-from pipeline.coco_labels import ANNOTATIONS
 from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.labels.layout import coco_path
 from pipeline.loop.settings import GateSettings
 from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.recipe import Recipe
@@ -82,10 +81,8 @@ def judge(before: Measured | None, after: Measured, gate: GateSettings) -> Verdi
 
 
 def _labels_hash(gate: GateSettings) -> str:
-    path = Path(gate.data).expanduser()
-    path = path / ANNOTATIONS if path.is_dir() else path
     try:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = hashlib.sha256(coco_path(gate.data).read_bytes()).hexdigest()
     except OSError as error:
         raise ValueError(f"gate.data: {gate.data!r} holds no labels ({error}); give a held-out labelled set") from None
     return hashlib.sha256(json.dumps([content, gate.limit]).encode()).hexdigest()

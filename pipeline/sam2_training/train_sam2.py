@@ -23,7 +23,7 @@ from pipeline.sam2_training.recipe import Sam2TrainRecipe
 from pipeline.sam2_training.trunk import read_trunk
 from pipeline.training.data import ExampleSource
 from pipeline.training.files import WEIGHTS, claim, read_checkpoint_state, read_metrics, save_checkpoint
-from pipeline.training.sources import data_fingerprint, open_training_images
+from pipeline.training.sources import data_fingerprint, data_notes, open_training_images
 from pipeline.training.steps import run_steps, sitting
 from pipeline.training.train import TrainSummary
 
@@ -76,6 +76,7 @@ def train_sam2(recipe: Sam2TrainRecipe, quiet: bool = False) -> TrainSummary:
         num_masks=sum(one["num_masks"] for one in read_metrics(folder)[first:]),
         seconds=time.time() - started,
         last=row or _last_row(folder),
+        notes=data_notes(images),
     )
 
 

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from pipeline.coco_labels import LabelledImage, read_labels, read_pixels
 from pipeline.dataset import Dataset, Part, open_dataset
 from pipeline.evaluation.evaluate import all_segments
+from pipeline.labels.crowds import CROWD
+from pipeline.labels.notes import Notes
 from pipeline.pictures import decode, read_bytes
 from pipeline.store.lease import live_leases
 from pipeline.store.rounds import INDEX, Round
@@ -40,9 +42,10 @@ class TrainingImage:
 
 class TrainingImages(Protocol):
     """Images by number. `read` raises ValueError, naming the image, for one that vanished or changed. `fingerprint` is
-    a hash over the images and masks, whatever files they lie in."""
+    a hash over the images and masks, whatever files they lie in. `notes` counts what was left out or mended."""
 
     fingerprint: str
+    notes: Notes
 
     def __len__(self) -> int: ...
 
@@ -52,8 +55,9 @@ class TrainingImages(Protocol):
 class LabelledImages:
     """People's labels, or a renderer's, in the COCO layout; every mask counts alike."""
 
-    def __init__(self, images: Sequence[LabelledImage]) -> None:
+    def __init__(self, images: Sequence[LabelledImage], notes: Notes | None = None) -> None:
         self.images = images
+        self.notes = notes or Notes()
         self.fingerprint = _hash(
             [[one.path.name, _hash([rle.decode() for rle in all_segments(one)])] for one in images]
         )
@@ -71,25 +75,33 @@ class DatasetImages:
     """A dataset's masks, as a `DataSource` chooses them: the kept ones of every image's newest published round, or of
     one round, or those of them that match.
 
-    A mask's weight is the product of its scores, a person's `human_weight`. The pictures are read from where the run
-    read them. Memory holds three numbers an image. Raises ValueError if no image has such a mask, and for a round that
-    is still being written, as its images would have another order when the training goes on.
+    Crowd regions are no masks of one object and are left out. A mask's weight is the product of its scores, a person's
+    `human_weight`. The pictures are read from where the run read them. Memory holds three numbers an image. Raises
+    ValueError if no image has such a mask, and for a round that is still being written, as its images would have
+    another order when the training goes on.
     """
 
     def __init__(self, source: DataSource) -> None:
         self.source = source
+        self.notes = Notes()
         dataset = open_dataset(source.path, source.round).allowing(source.allow)
         self.dataset: Dataset = dataset if source.where is None else dataset.filter(source.where)
         folder = Folder(source.path)
         for number in self.dataset.rounds:
             _refuse_live(Round(folder, number))
         found: dict[str, tuple[int, int, int, str] | None] = {}  # None where the newest round has no such mask
+        crowds: dict[str, int] = {}
         for part in self.dataset.parts():
             names = [name for name in SCHEMA.names if name not in HEAVY]
             rows = conform(Round(folder, part.round).read_part(part.number, names))
-            images = zip(rows["image_id"].to_pylist(), self._masks(rows), strict=True)
-            for row, (image_id, masks) in enumerate(images):
+            for row, (image_id, (masks, num_crowds)) in enumerate(
+                zip(rows["image_id"].to_pylist(), self._masks(rows), strict=True)
+            ):
+                crowds[image_id] = num_crowds
                 found[image_id] = (part.round, part.number, row, masks) if masks else None
+        for image_id, number in crowds.items():
+            if number:
+                self.notes.add(CROWD, f"{image_id} of {source.path}", number)
         chosen = {image_id: place for image_id, place in found.items() if place is not None}
         if not chosen:
             lacks = "a kept mask; lower its thresholds"
@@ -105,8 +117,10 @@ class DatasetImages:
     def read(self, index: int) -> TrainingImage:
         number, part, row = self.places[index].tolist()
         record = _part(self.dataset, Part(number, part)).slice(row, 1).to_pylist()[0]
-        weights = np.array([_weight(mask, self.source) for mask in record["masks"]])
-        return TrainingImage(record["uri"], self._picture(record), record["rles"], weights)
+        both = zip(record["masks"], record["rles"], strict=True)
+        masks, rles = zip(*((mask, rle) for mask, rle in both if not mask["iscrowd"]), strict=True)
+        weights = np.array([_weight(mask, self.source) for mask in masks])
+        return TrainingImage(record["uri"], self._picture(record), list(rles), weights)
 
     def _picture(self, record: dict[str, Any]) -> np.ndarray:
         """As the run decoded it, if it is still the same file."""
@@ -117,19 +131,22 @@ class DatasetImages:
                 f"{record['uri']}: cannot be read ({describe(error)}); run the dataset again or leave it out"
             ) from error
 
-    def _masks(self, rows: pa.Table) -> list[str | None]:
-        """For each row a hash of its picture and the masks that count, or None without any."""
-        passing = self.dataset.passing(rows)
+    def _masks(self, rows: pa.Table) -> list[tuple[str | None, int]]:
+        """For each row a hash of its picture and the masks that count, or None without any, and how many crowds would
+        count."""
         flat = rows["masks"].combine_chunks().flatten()
+        passing = self.dataset.passing(rows)
+        crowd = pc.fill_null(pc.struct_field(flat, "iscrowd"), False).to_numpy(zero_copy_only=False) & passing
         ids, areas = (pc.struct_field(flat, name).to_pylist() for name in ("mask_id", "area"))
-        hashes: list[str | None] = []
+        found: list[tuple[str | None, int]] = []
         start = 0
         lengths = pc.fill_null(pc.list_value_length(rows["masks"]), 0).to_pylist()
         for picture, length in zip(rows["content_sha256"].to_pylist(), lengths, strict=True):
-            own = [[ids[index], areas[index]] for index in range(start, start + length) if passing[index]]
-            hashes.append(_hash([picture, own]) if own else None)
+            places = range(start, start + length)
+            own = [[ids[index], areas[index]] for index in places if passing[index] and not crowd[index]]
+            found.append((_hash([picture, own]) if own else None, int(crowd[start : start + length].sum())))
             start += length
-        return hashes
+        return found
 
 
 def open_training_images(data: Sequence[str | DataSource]) -> list[TrainingImages]:
@@ -145,6 +162,14 @@ def data_fingerprint(sets: Sequence[TrainingImages]) -> str:
     return _hash([one.fingerprint for one in sets])
 
 
+def data_notes(sets: Sequence[TrainingImages]) -> Notes:
+    """What was left out of the labels or mended."""
+    notes = Notes()
+    for one in sets:
+        notes.update(one.notes)
+    return notes
+
+
 def _open(source: DataSource) -> TrainingImages:
     if Folder(source.path).exists(INDEX):
         return DatasetImages(source)
@@ -152,7 +177,9 @@ def _open(source: DataSource) -> TrainingImages:
         raise ValueError(
             f"data: {source.path!r} is no dataset, and only those have `where` and `round`; leave them out"
         )
-    return LabelledImages(tuple(read_labels(source.path)))
+    labels = read_labels(source.path)
+    images = tuple(labels)
+    return LabelledImages(images, labels.notes)
 
 
 def _refuse_live(target: Round) -> None:

@@ -5,22 +5,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrainingError
+from pipeline.labels.notes import Notes
 from pipeline.progress import progress_bar
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.training.files import METRICS, WEIGHTS, claim, read_metrics, starting_model, starting_text
 from pipeline.training.recipe import TrainRecipe
-from pipeline.training.sources import data_fingerprint, open_training_images
+from pipeline.training.sources import data_fingerprint, data_notes, open_training_images
 from pipeline.training.worker import train_worker
 
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """`weights` is the exported file, `last` the metrics of the last step; `num_steps_done` counts earlier sittings."""
+    """`weights` is the exported file, `last` the metrics of the last step; `num_steps_done` counts earlier sittings.
+    `notes` counts what was left out of the labels or mended, by reason."""
 
     output: str
     weights: str
@@ -30,6 +32,7 @@ class TrainSummary:
     num_masks: int
     seconds: float
     last: dict[str, Any]
+    notes: Notes = field(default_factory=Notes)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,6 +64,7 @@ def train(recipe: TrainRecipe, quiet: bool = False) -> TrainSummary:
         num_masks=sum(row["num_masks"] for row in rows[min(before, len(rows)) :]),
         seconds=time.time() - started,
         last=rows[-1] if rows else {},
+        notes=data_notes(images),
     )
 
 

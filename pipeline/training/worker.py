@@ -16,7 +16,7 @@ from models.sam.model import Sam
 from models.training.trainer import StepMetrics, Trainer
 from models.weight_files import read_checkpoint
 from models.weights import save_clip_prompt, save_sam
-from pipeline.coco_labels import read_labels, read_pixels
+from pipeline.coco_labels import read_labels
 from pipeline.evaluation.evaluate import all_segments
 from pipeline.training.data import ExampleSource, prefetch
 from pipeline.training.files import (
@@ -116,8 +116,8 @@ def validate(sam: Sam, weights: dict[str, Tensor], settings: ValidationSettings)
     model.load_state_dict(weights, assign=True)
     model = model.eval().requires_grad_(False)
     best, chosen, box = [], [], []
-    for image in read_labels(settings.data, limit=settings.limit):
-        by_point, by_box = score_prompts(model, read_pixels(image, DecodeSettings()), all_segments(image), 64)
+    for image, pixels in read_labels(settings.data, limit=settings.limit).pictures(DecodeSettings()):
+        by_point, by_box = score_prompts(model, pixels, all_segments(image), 64)
         best.append(by_point.best)
         chosen.append(by_point.chosen)
         box.append(by_box.chosen)

@@ -54,7 +54,7 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> bytes:
 
 
 def labelled(segments: dict[int | str, list[bytes]]) -> LabelledImage:
-    return LabelledImage(Path("x.png"), HEIGHT, WIDTH, segments, 0)
+    return LabelledImage(Path("x.png"), HEIGHT, WIDTH, segments)
 
 
 def scores(rows: list[list[float]], num_outputs: int) -> PromptScores:

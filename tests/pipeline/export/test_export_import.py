@@ -55,7 +55,10 @@ def test_masks_come_back_bit_for_bit(
     back = import_labels(str(folder / "out"), str(folder / "back"), None, "imported", quiet=True)
     assert (back.images, back.failed) == (2, 0)
     returned = {row["image_id"]: row["rles"] for row in open_dataset(str(folder / "back")).rows()}
-    assert returned == {"a/b c.png": encode_masks(masks), "wide.png": encode_masks(shapes)}
+    filled = masks[masks.any(axis=(1, 2))]
+    assert returned == {"a/b c.png": encode_masks(filled), "wide.png": encode_masks(shapes[1:])}
+    num_empty = len(masks) - len(filled) + 1
+    assert back.notes.counts == {"left out: mask without a pixel": num_empty}
     assert verify_dataset(str(folder / "back")).problems == []
 
 
@@ -185,7 +188,7 @@ def test_wrong_labels_and_outputs_are_one_line(
     with pytest.raises(ValueError, match="holds no JSON"):
         import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
     (tmp_path / "empty" / "x.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"x\.json: not one of SA-1B's files"):
+    with pytest.raises(ValueError, match=r"x\.json: not Label Studio's JSON, nor a list of masks"):
         import_labels(str(tmp_path / "empty"), str(tmp_path / "out"), None, "human", quiet=True)
     uri = make_dataset(tmp_path, {"one.png": shapes})
     runner = CliRunner()
@@ -230,4 +233,4 @@ def test_from_a_bucket_to_a_bucket(
     assert (summary.images, summary.masks) == (1, 6)
     assert import_labels(out, back, None, "imported", quiet=True).failed == 0
     (row,) = open_dataset(back).rows()
-    assert row["rles"] == encode_masks(shapes) and row["uri"].startswith(f"s3://{layout}/")
+    assert row["rles"] == encode_masks(shapes[1:]) and row["uri"].startswith(f"s3://{layout}/")

@@ -68,7 +68,7 @@ def test_corrections_become_the_next_round(tmp_path: Path, make_dataset: MakeDat
     }
     choice = {"id": "x", "type": "choices", "value": {"choices": ["blurred"]}}
     tasks = [
-        corrected(first, [regions[0], regions[2], changed, drawn, choice]),
+        corrected(first, [regions[0], regions[1], regions[2], changed, drawn, choice]),
         corrected(second, [], was_cancelled=True),
     ]
     summary = import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True)
@@ -76,15 +76,16 @@ def test_corrections_become_the_next_round(tmp_path: Path, make_dataset: MakeDat
     rows = {row["image_id"]: row for row in open_dataset(uri).rows()}
     assert (rows["one.png"]["round"], rows["two.png"]["round"]) == (1, 0)
     row = rows["one.png"]
-    assert row["rles"][:3] == encode_masks(np.stack([shapes[0], shapes[2], smaller]))
+    assert row["rles"][:3] == encode_masks(np.stack([shapes[1], shapes[2], smaller]))
+    assert summary.notes.counts["left out: mask without a pixel"] == 1, "the first, which was empty before"
     assert np.array_equal(decode_masks(row["rles"][3:], 40, 50)[0][10:30, 10:30], np.ones((20, 20)))
     assert row["masks"][3]["area"] == 400
     assert {mask["source"] for mask in row["masks"]} == {"human"}
     assert [mask["predicted_iou"] for mask in row["masks"]] == [0.75, 0.75, None, None], "scores of what stayed"
-    assert [[tag["name"] for tag in mask["tags"]] for mask in row["masks"]] == [["cat", "tabby"], [], [], ["door"]]
+    assert [[tag["name"] for tag in mask["tags"]] for mask in row["masks"]] == [[], [], [], ["door"]]
     assert [mask["mask_id"] for mask in row["masks"]] == [f"one.png/1/{index}" for index in range(4)]
     extra = dict(row["extra"])
-    assert json.loads(extra["corrects"]) == ["one.png/0/0", "one.png/0/2", "one.png/0/3", None]
+    assert json.loads(extra["corrects"]) == ["one.png/0/1", "one.png/0/2", "one.png/0/3", None]
     assert verify_dataset(uri).problems == []
     again = import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True)
     assert again.round == 2 and again.corrected == 1
@@ -116,7 +117,7 @@ def test_what_cannot_be_used_leaves_the_dataset_as_it_was(
     for content, message in (
         ("[1]", "not Label Studio's JSON"),
         ('[{"data": {"image": "x"}, "label": []}]', "not Label Studio's JSON"),
-        ("[", "not Label Studio's JSON"),
+        ("[", "broken JSON"),
     ):
         (tmp_path / "x.json").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -125,7 +126,7 @@ def test_what_cannot_be_used_leaves_the_dataset_as_it_was(
         import_labels(save(tmp_path, [made[0], made[0]]), uri, None, "human", quiet=True)
     assert verify_dataset(uri).problems == []
     result = CliRunner().invoke(app, ["import", save(tmp_path, made[:1]), uri])
-    assert result.exit_code == 1 and "0 corrected, 1 failed" in result.output and "is no mask" in result.output
+    assert result.exit_code == 1 and "0 corrected, 0 added, 1 failed" in result.output and "is no mask" in result.output
 
 
 def test_a_dataset_of_its_own(tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray) -> None:

@@ -107,6 +107,15 @@ def test_a_predicate_a_round_and_weights_choose_the_masks(dataset: Folder, pictu
         open_training_images([path])
 
 
+def test_crowds_are_left_out_of_a_dataset_as_out_of_labels(tmp_path: Path, pictures: list[Path]) -> None:
+    folder, crowd = Folder(str(tmp_path / "crowds")), {"iscrowd": True}
+    rows = [_row(pictures[0], 0, [(LEFT, crowd), (TOP, {})]), _row(pictures[1], 0, [(WHOLE, crowd)])]
+    _commit(folder, 0, [rows])
+    (found,) = open_training_images([folder.uri])
+    assert len(found) == 1 and np.array_equal(decode_masks(found.read(0).rles, 24, 32), [TOP])
+    assert len(found.read(0).weights) == 1 and found.notes.counts == {"left out: crowd region": 2}
+
+
 def test_the_fingerprint_is_of_the_masks_and_not_of_the_files(dataset: Folder, tmp_path: Path) -> None:
     before = data_fingerprint(open_training_images([dataset.uri]))
     target = Round(dataset, 0)
@@ -142,7 +151,7 @@ def test_sets_are_mixed_and_each_epoch_shows_every_image_once(
 ) -> None:
     from pipeline.coco_labels import LabelledImage
 
-    labels = LabelledImages([LabelledImage(pictures[2], 24, 32, {0: encode_masks(LEFT[None])}, 0)])
+    labels = LabelledImages([LabelledImage(pictures[2], 24, 32, {0: encode_masks(LEFT[None])})])
     sets = [*open_training_images([dataset.uri]), labels]
     source = ExampleSource(sets, SAM_SIZES["debug"], AugmentSettings(min_scale=1, max_scale=1, flip=0), 5, 3)
     for step in range(3):

@@ -1,0 +1,1 @@
+"""What labels from strangers say, checked before it is believed: references, masks, values, orientation."""
