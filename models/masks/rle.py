@@ -225,6 +225,11 @@ def boxes_of_counts(counts: np.ndarray, lengths: np.ndarray, height: int) -> np.
     return np.where(xmax[:, None] < 0, 0, boxes).astype(np.int32)
 
 
+def check_masks(rles: Sequence[bytes], height: int, width: int) -> None:
+    """Raises ValueError as `decode_masks` does; nothing is decoded."""
+    _expand_image(rles, height, width)
+
+
 def decode_masks(rles: Sequence[bytes], height: int, width: int) -> np.ndarray:
     """Dense masks, uint8 (N, H, W) of 0 and 1.
 

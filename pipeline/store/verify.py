@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
+from models.masks.rle import check_masks
+from pipeline.labels.names import is_own_name
+from pipeline.labels.values import MAX_PIXELS
 from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
 from pipeline.video.masklet_round import MaskletRound, holds_masklets
@@ -45,6 +48,7 @@ def verify_dataset(uri: str) -> Verification:
     result = Verification(rounds=len(numbers))
     for number in numbers:
         seen: set[str] = set()
+        names: set[str] = set()  # of masks, but for those that no other image's can have
         target = Round(folder, number)
         if holds_masklets(target):
             videos, failed, masklets = verify_masklets(MaskletRound(folder, number), result.report)
@@ -63,8 +67,17 @@ def verify_dataset(uri: str) -> Verification:
                 if row["image_id"] in dropped:
                     result.report(f"{target.name}: image {row['image_id']!r} was dropped and stands in it")
                 seen.add(row["image_id"])
+                _verify_names(row, names, target.name, result)
                 _verify_row(row, result)
     return result
+
+
+def _verify_names(row: dict, seen: set[str], where: str, result: Verification) -> None:
+    """That no mask of another image has the name of one of these."""
+    names = {mask["mask_id"] for mask in row["masks"] or [] if not is_own_name(mask["mask_id"] or "", row["image_id"])}
+    for name in sorted(names & seen, key=str):
+        result.report(f"{where}: mask_id {name!r} of {row['image_id']!r} is also another image's")
+    seen |= names
 
 
 def _verify_row(row: dict, result: Verification) -> None:
@@ -87,6 +100,9 @@ def _verify_row(row: dict, result: Verification) -> None:
     if len(ids) != len(masks):
         result.report(f"{where}: mask ids repeat")
     for mask, counts in zip(masks, rles, strict=True):
+        if (problem := _broken(counts, row)) is not None:
+            result.report(f"{mask['mask_id']}: {problem}")
+            continue
         rle = {"size": [row["height"], row["width"]], "counts": counts}
         decoded = coco_mask.decode(rle)
         if int(decoded.sum()) != mask["area"]:
@@ -97,3 +113,15 @@ def _verify_row(row: dict, result: Verification) -> None:
             result.report(f"{mask['mask_id']}: parent {mask['parent_id']!r} is not in the row")
         if mask["keep"] != (mask["drop_reason"] is None):
             result.report(f"{mask['mask_id']}: keep {mask['keep']} and drop_reason {mask['drop_reason']!r} disagree")
+
+
+def _broken(counts: bytes | None, row: dict) -> str | None:
+    """Why native code cannot be given a mask's run lengths."""
+    height, width = row["height"], row["width"]
+    if counts is None or not height or not width or not 0 < height * width <= MAX_PIXELS:
+        return f"no run lengths of an image of {width} x {height}"
+    try:
+        check_masks([counts], height, width)
+    except ValueError as error:
+        return f"its run lengths are broken: {error}"
+    return None
