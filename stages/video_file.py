@@ -34,8 +34,8 @@ class VideoFile:
     """
 
     def __init__(self, uri: str, settings: VideoSettings) -> None:
-        """Raises ValueError for a file without a video stream or with too large frames, or whose clock goes backward,
-        and FFmpeg's error for one that is broken or of no container in _CONTAINERS."""
+        """Raises ValueError for a file of no container in _CONTAINERS, without a video stream or with too large frames,
+        or whose clock goes backward, and FFmpeg's error for one that is broken."""
         fs, path = open_filesystem(uri)
         self._max_pixels = settings.max_pixels
         self._handle: Any = retried(lambda: fs.open(path, "rb"))
@@ -76,7 +76,10 @@ class VideoFile:
 
     def _open(self) -> None:
         self._handle.seek(0)
-        self._container: Any = av.open(self._handle, container_options={"format_whitelist": _CONTAINERS})
+        try:
+            self._container: Any = av.open(self._handle, container_options={"format_whitelist": _CONTAINERS})
+        except av.error.ArgumentError:
+            raise ValueError("is a playlist or of another kind that is not opened; give a video file") from None
         self._stream: Any = self._container.streams.best("video")
         if self._stream is None:
             self._container.close()

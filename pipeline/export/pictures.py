@@ -1,7 +1,6 @@
 """An image's file for an export: its own bytes where every reader sees what the run saw, else its pixels encoded."""
 
 import io
-from pathlib import PurePosixPath
 from typing import Any
 
 import cv2
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.pictures import decode, read_bytes
+from stages.address import suffix_of
 from stages.allowed_places import AllowedPlaces
 
 # What readers open alike; other formats are decoded here.
@@ -27,7 +27,7 @@ def picture(row: dict[str, Any], places: AllowedPlaces, size: tuple[int, int] | 
     """
     data, how = read_bytes(row, places), row["decode"] or {}
     pixels = decode(row, data)
-    ending = PurePosixPath(row["uri"].rpartition("!")[2]).suffix.lower()
+    ending = suffix_of(row["uri"])
     plain = (how.get("orientation") or 1) == 1 and (how.get("bit_depth") or 8) == 8
     resized = size is not None and size != (row["height"], row["width"])
     if plain and ending in COPIED and not resized:

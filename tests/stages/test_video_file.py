@@ -153,8 +153,10 @@ def test_a_playlist_by_a_videos_name_opens_nothing(tmp_path: Path, monkeypatch: 
     }
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(av.error.FFmpegError, match="Invalid"):
+        with pytest.raises((ValueError, av.error.InvalidDataError), match=r"^is a playlist or of|Invalid data found"):
             VideoFrames(name, VideoSettings())
+    with pytest.raises(ValueError, match=r"^is a playlist or of another kind that is not opened; give a video file$"):
+        VideoFrames("concat.mp4", VideoSettings())
 
 
 def test_large_frames_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
