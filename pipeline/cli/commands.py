@@ -75,8 +75,7 @@ def run_command(
             print(f"report: {page}")
     if problem:
         print(f"the run is done, but its report could not be written: {problem}", file=sys.stderr)
-    tally = summary.tally
-    if summary.status == "interrupted" or (tally.images and tally.failed == tally.images):
+    if summary.may_go_on:
         raise typer.Exit(1)
 
 
@@ -105,6 +104,8 @@ def _print_run(summary: Any) -> None:
         console.print(f"{tally.failed:,} images failed:")
         for reason, count in tally.failures.most_common():
             console.print(f"  {count:,} × {reason}", markup=False)
+    if tally.failed == tally.images and not summary.may_go_on:
+        console.print(f"so did all in the last {summary.fruitless_runs} runs, so they count as failed for good")
     if summary.total_images != tally.images:
         console.print(f"the round now holds {summary.total_images:,} images")
     if summary.status == "interrupted":

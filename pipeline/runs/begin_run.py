@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.errors import store_failure
 from pipeline.recipes.fingerprint import Fingerprint, changes
 from pipeline.recipes.recipe import Recipe
+from pipeline.runs.attempted import has_ended, of_shard
 from pipeline.sources.places import RECORDED, absolute_places, input_places
 from pipeline.store.lease import Lease, hold_lease
 from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
@@ -29,15 +31,22 @@ class Into:
 
 
 def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
-    """The newest round that is not withheld, or with `new_round` the next one; of shards the first to come starts it,
-    and the others join it, as long as they have not been in it and it is of their settings."""
+    """The newest round that is not withheld, or with `new_round` the next one.
+
+    A command with `new_round` that is given again goes on in the round that it began before, as long as no run of it
+    has come to its end there. Of shards the first to come starts a round, and the others join it, as long as they have
+    not been in it. Either is of the same settings.
+    """
     numbers = engine_rounds(folder)
     newest = Round(folder, numbers[-1] if numbers else 0, shard)
     if not new_round or not numbers:
         return newest
-    record = newest.read_record() if shard else None
-    same = record and record.get("shards") == _num_shards(newest) and record["fingerprints"] == mark.links
-    return newest if same and not newest.has_begun() else next_round(folder, shard)
+    record = newest.read_record() or {}
+    same = record.get("fingerprints") == mark.links and record.get("shards") == _num_shards(newest)
+    # the first round and those of a refresh were begun by other commands
+    begun_so = newest.number > 0 and "refresh" not in record and not has_ended(of_shard(record.get("runs", []), shard))
+    joined = shard is not None and not newest.has_begun()
+    return newest if same and (begun_so or joined) else next_round(folder, shard)
 
 
 def next_round(folder: Folder, shard: Shard | None = None) -> Round:
@@ -78,14 +87,12 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
 
 @contextmanager
 def first_look(folder: Folder) -> Iterator[None]:
-    """Raises ValueError when the output cannot even be looked at."""
+    """Raises ValueError when the output cannot even be looked at, and RunError when that may pass."""
     try:
         yield
     except OSError as error:
-        raise ValueError(
-            f"output: {folder.uri!r} cannot be read ({error}); check its address, its permissions and, of a bucket, "
-            "the credentials"
-        ) from None
+        remedy = "check its address, its permissions and, of a bucket, the credentials"
+        raise store_failure(f"output: {folder.uri!r} cannot be read", error, remedy) from None
 
 
 @contextmanager
@@ -95,7 +102,8 @@ def begin_run(
     """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
     that a killed run is known by its fingerprint.
 
-    Raises ValueError where the output cannot be written, and RunError while another run is writing it.
+    Raises ValueError where the output cannot be written, and RunError where that may pass, as while another run is
+    writing it.
     """
     with ExitStack() as stack:
         try:
@@ -110,9 +118,8 @@ def begin_run(
             if into is None:  # also one that was killed before it came to this
                 publish(target.folder, target.number)
         except OSError as error:
-            raise ValueError(
-                f"output: {target.folder.uri!r} cannot be written ({error}); check its permissions and its free space"
-            ) from None
+            what = f"output: {target.folder.uri!r} cannot be written"
+            raise store_failure(what, error, "check its permissions and its free space") from None
         yield lease
 
 

@@ -20,6 +20,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.texts import check_token
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import Replayed, replay_round
+from pipeline.runs.attempted import MAX_FRUITLESS_RUNS, fruitless_in_a_row, of_shard
 from pipeline.runs.attempts import RayAttempts
 from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round, first_look
 from pipeline.runs.check_nodes import check_nodes
@@ -46,7 +47,8 @@ from stages.allowed_places import AllowedPlaces
 @dataclass(frozen=True)
 class RunSummary:
     """What one run did. `total_images` counts the whole round, earlier runs included; `listing` says what the input
-    holds besides its images (`ListingNotes`)."""
+    holds besides its images (`ListingNotes`), `fruitless_runs` in how many of the round's last runs in a row, this one
+    included, every image failed."""
 
     run_id: str
     output: str
@@ -58,6 +60,12 @@ class RunSummary:
     listing: dict[str, Any]
     replayed: Replayed
     tally: Tally
+    fruitless_runs: int = 0
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the same command, given again, may do more: the exit code is 1 then."""
+        return self.status != "done" or 0 < self.fruitless_runs < MAX_FRUITLESS_RUNS
 
     def as_dict(self) -> dict[str, Any]:
         plain = {name: value for name, value in vars(self).items() if name not in ("tally", "replayed")}
@@ -238,6 +246,9 @@ def _finish(
         replayed=replayed,
         tally=committer.tally,
     )
+    before = of_shard((target.read_record() or {}).get("runs", []), target.shard)
+    if committer.tally.images:
+        summary = replace(summary, fruitless_runs=fruitless_in_a_row([*before, summary.as_dict()]))
     entry = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "resources": asdict(resources),

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import store_failure
 from pipeline.sources.credentials import refuse_credentials
 from pipeline.sources.files import IMAGE_SUFFIXES, list_files
 from pipeline.sources.gather import gathered
@@ -34,7 +35,8 @@ def list_images(
     they are when the list grows. `include` and `exclude` are globs over ids: an image stays if it matches any of
     `include` (when there are some) and none of `exclude`. `notes` counts what else was seen, by reason.
 
-    Raises ValueError for an input that does not exist, cannot be read, holds credentials or holds no image.
+    Raises ValueError for an input that does not exist, cannot be read, holds credentials or holds no image,
+    and RunError where its store does not answer now.
     """
     notes = ListingNotes() if notes is None else notes
     sources = [source] if isinstance(source, str) else list(source)
@@ -67,10 +69,8 @@ def _list_source(
     except ValueError:
         raise
     except Exception as error:  # each store has errors of its own kinds
-        raise ValueError(
-            f"input: {source!r} cannot be read ({error}); check the path, its permissions and, of a bucket, "
-            "the credentials"
-        ) from None
+        remedy = "check the path, its permissions and, of a bucket, the credentials"
+        raise store_failure(f"input: {source!r} cannot be read", error, remedy) from None
     if is_manifest and not _all_differ(table):
         table = spilled(gathered(table, notes))
     in_order = is_manifest or is_archive(source) or _is_sorted(table["image_id"])

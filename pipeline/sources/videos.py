@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import store_failure
 from pipeline.sources.credentials import refuse_credentials
 from pipeline.sources.files import text
 from pipeline.sources.globs import MAGIC, filter_regex, glob_regex, static_folder
@@ -30,7 +31,8 @@ def list_videos(
 
     A source is a folder, a glob or a file of any store. A folder that holds pictures is one video, whose tag changes
     when any of them does. `include` and `exclude` are globs over ids. `notes` counts the files that are neither.
-    Raises ValueError for an input that does not exist, cannot be read, holds credentials or holds no video.
+    Raises ValueError for an input that does not exist, cannot be read, holds credentials or holds no video,
+    and RunError where its store does not answer now.
     """
     notes = ListingNotes() if notes is None else notes
     sources = [source] if isinstance(source, str) else list(source)
@@ -42,10 +44,8 @@ def list_videos(
         except ValueError:
             raise
         except Exception as error:  # each store has errors of its own kinds
-            raise ValueError(
-                f"input: {one!r} cannot be read ({error}); check the path, its permissions and, of a bucket, "
-                "the credentials"
-            ) from None
+            remedy = "check the path, its permissions and, of a bucket, the credentials"
+            raise store_failure(f"input: {one!r} cannot be read", error, remedy) from None
     rows = [(video_id, *found[video_id]) for video_id in sorted(found)]
     columns = dict(zip(("image_id", "uri", "source_etag"), zip(*rows, strict=True), strict=True)) if rows else {}
     listing = listing_table(len(rows), columns)

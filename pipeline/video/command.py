@@ -20,12 +20,11 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
 
     with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
         summary = run_video(recipe, retry_failed, new_round, quiet=as_json)
-    tally = summary.tally
     if as_json:
         print(json_text(summary.as_dict()))
     else:
         _print_run(summary)
-    if summary.status == "interrupted" or (tally.videos and tally.failed == tally.videos):
+    if summary.may_go_on:
         raise typer.Exit(1)
 
 
@@ -43,6 +42,8 @@ def _print_run(summary: "VideoRunSummary") -> None:
         )
         for reason, count in tally.failures.most_common():
             print(f"  {count:,} failed: {reason}")
+        if tally.failed == tally.videos and not summary.may_go_on:
+            print(f"so did all in the last {summary.fruitless_runs} runs, so they count as failed for good")
         if summary.total_videos != tally.videos:
             print(f"the round now holds {summary.total_videos:,} videos")
         if summary.status == "interrupted":

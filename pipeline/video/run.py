@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,9 @@ from pipeline.errors import RunError
 from pipeline.progress import progress_bar
 from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
 from pipeline.recipes.labelling import label_content, label_weights, vocabulary_of
+from pipeline.runs.attempted import MAX_FRUITLESS_RUNS, fruitless_in_a_row
 from pipeline.runs.attempts import RayAttempts
-from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round
+from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round, first_look
 from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Chunk, Plan, plan_chunks
 from pipeline.runs.graph import TAG_CPUS
@@ -44,7 +45,8 @@ from stages.track_video import TrackVideos
 @dataclass(frozen=True)
 class VideoRunSummary:
     """What one run did. `total_videos` counts the whole round, earlier runs included; `listing` says what the input
-    holds besides its videos (`ListingNotes`)."""
+    holds besides its videos (`ListingNotes`), `fruitless_runs` in how many of the round's last runs in a row, this one
+    included, every video failed."""
 
     run_id: str
     output: str
@@ -54,6 +56,12 @@ class VideoRunSummary:
     total_videos: int
     listing: dict[str, Any]
     tally: VideoTally
+    fruitless_runs: int = 0
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the same command, given again, may do more: the exit code is 1 then."""
+        return self.status != "done" or 0 < self.fruitless_runs < MAX_FRUITLESS_RUNS
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "tally"} | self.tally.as_dict()
@@ -75,13 +83,15 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
     started = time.time()
     notes, folder = ListingNotes(), Folder(recipe.output)
     listing = list_videos(recipe.input, recipe.include, recipe.exclude, notes)
-    listing = with_known_ids(listing, folder, notes, "video_id")
+    with first_look(folder):
+        listing = with_known_ids(listing, folder, notes, "video_id")
     _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
     tracker_sha256 = load_sam2(recipe.track.checkpoint)[1] if recipe.track.checkpoint else None
     mark = video_fingerprint(recipe, sha256, tracker_sha256)
-    listing = without_dropped(listing, folder)
-    target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
-    check_record(target, mark)
+    with first_look(folder):
+        listing = without_dropped(listing, folder)
+        target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
+        check_record(target, mark)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
@@ -115,6 +125,9 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
             listing=notes.as_dict(),
             tally=committer.tally,
         )
+        before = (target.read_record() or {}).get("runs", [])
+        if committer.tally.videos:
+            summary = replace(summary, fruitless_runs=fruitless_in_a_row([*before, summary.as_dict()]))
         begun = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
         target.add_run(summary.as_dict() | {"started": begun, "resources": asdict(resources)})
     return summary

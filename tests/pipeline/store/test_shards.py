@@ -178,7 +178,9 @@ def test_a_new_round_is_started_by_one_shard_and_joined_by_the_others(tmp_path: 
         target = Round(folder, round_number)
         target.create_record({"shards": 2, "fingerprints": mark.links, "runs": []})
         for number in shards:
-            Round(folder, round_number, Shard(number, 2)).add_run({"started": "now"})
+            Round(folder, round_number, Shard(number, 2)).add_run(
+                {"started": "now", "status": "done", "shard": f"{number}/2"}
+            )
 
     assert chosen(1) == 0
     begun(0, 1, 2)
