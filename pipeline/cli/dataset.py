@@ -30,11 +30,16 @@ def query_command(
     output: Annotated[str | None, typer.Option(help="A file for the answer.")] = None,
     subset: Annotated[str | None, typer.Option(help="Write the matching rows and masks as a dataset.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave damaged parts out.")] = False,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="How long the query may take.")] = 600,
+    max_memory: Annotated[
+        float | None, typer.Option(min=0.01, metavar="GB", help="What it may take; by default half of what is free.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find masks by what is known about them."""
     from pipeline.cli.answers import choose_format
     from pipeline.dataset import open_dataset
+    from pipeline.queries.limits import QueryLimits
     from pipeline.queries.query import query
     from pipeline.queries.subset import write_subset
     from pipeline.video.masklets import RESULT as MASKLET_RESULT
@@ -43,12 +48,13 @@ def query_command(
     if sql is not None and (predicate is not None or subset is not None):
         raise ValueError("--sql: a whole statement takes neither a predicate nor --subset; give one of them")
     chosen = choose_format(output_format, output)
+    limits = QueryLimits(max_seconds, None if max_memory is None else int(max_memory * 1e9))
     masklets = open_masklets(dataset, round_number)
     if masklets is not None:
         if subset is not None:
             raise ValueError("--subset: not for masklets; use --output x.parquet, or export --where")
         where = "" if predicate is None else f" WHERE ({predicate}\n)"
-        answer = masklets.query(sql or f"SELECT {MASKLET_RESULT} FROM masklets{where}", candidates)
+        answer = masklets.query(sql or f"SELECT {MASKLET_RESULT} FROM masklets{where}", candidates, limits)
         _give(answer, chosen, output, as_json)
         return
     found = open_dataset(dataset, round_number, all_rounds, candidates)
@@ -62,7 +68,7 @@ def query_command(
             else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
         )
         return
-    answer, bad = query(found, sql, skip_bad)
+    answer, bad = query(found, sql, skip_bad, limits)
     for path in bad:
         print(f"left out, as it cannot be read: {path}", file=sys.stderr)
     _give(answer, chosen, output, as_json)

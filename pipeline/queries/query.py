@@ -7,17 +7,20 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import UnreadableError
-from pipeline.queries.sql import RESULT, parts_room
+from pipeline.queries.limits import QueryLimits
+from pipeline.queries.sql import RESULT, UNLIMITED, parts_room
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 
-def query(dataset: Dataset, sql: str | None = None, skip_bad: bool = False) -> tuple[pa.Table, list[str]]:
+def query(
+    dataset: Dataset, sql: str | None = None, skip_bad: bool = False, limits: QueryLimits = UNLIMITED
+) -> tuple[pa.Table, list[str]]:
     """The answer to `sql` over the views `images` and `masks`, and the damaged parts that were left out.
 
     Without `sql`: the masks that match the dataset's predicate, `pipeline.queries.sql.RESULT` of each. The answer is
-    held in memory; `subset` writes a large one to disk. Raises QueryError for a wrong statement and, naming the parts,
-    UnreadableError for damaged ones unless `skip_bad`.
+    held in memory; `subset` writes a large one to disk. Raises QueryError for a wrong statement and one that exceeds
+    the `limits` and, naming the parts, UnreadableError for damaged ones unless `skip_bad`.
     """
     statement = sql
     if statement is None:
@@ -26,7 +29,7 @@ def query(dataset: Dataset, sql: str | None = None, skip_bad: bool = False) -> t
     folder = Folder(dataset.uri)
     paths = [Round(folder, part.round).part_path(part.number) for part in dataset.parts()]
     try:
-        return _ask(dataset, folder, paths, statement), []
+        return _ask(dataset, folder, paths, statement, limits), []
     except UnreadableError as error:
         bad = damaged(folder, paths)
         if not bad:
@@ -36,7 +39,7 @@ def query(dataset: Dataset, sql: str | None = None, skip_bad: bool = False) -> t
             raise UnreadableError(
                 f"{bad[0]}{others} cannot be read ({error}); --skip-bad leaves such parts out"
             ) from error
-        return _ask(dataset, folder, [path for path in paths if path not in bad], statement), bad
+        return _ask(dataset, folder, [path for path in paths if path not in bad], statement, limits), bad
 
 
 def damaged(folder: Folder, paths: Sequence[str]) -> list[str]:
@@ -52,6 +55,6 @@ def damaged(folder: Folder, paths: Sequence[str]) -> list[str]:
     return bad
 
 
-def _ask(dataset: Dataset, folder: Folder, paths: Sequence[str], statement: str) -> pa.Table:
+def _ask(dataset: Dataset, folder: Folder, paths: Sequence[str], statement: str, limits: QueryLimits) -> pa.Table:
     newest = len(dataset.rounds) > 1 and not dataset.every_round
-    return parts_room(folder, paths, newest, dataset.candidates).select(statement)
+    return parts_room(folder, paths, newest, dataset.candidates).select(statement, limits)

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import UnreadableError
+from pipeline.queries.limits import QueryError, QueryLimits
 from pipeline.queries.scans import (
     BESIDE_A_MASK,
     IMAGE_FIELDS,
@@ -39,11 +40,12 @@ _TAG_NAMES = ("tag", "tag_score", "tag_names")
 IMAGES = (*IMAGE_FIELDS, "num_masks", *_TAG_NAMES)
 _SHARED = [name for name, field in BESIDE_A_MASK.items() if name != field]
 MASKS = (*MASK_FIELDS, *_TAG_NAMES, *(name for name in BESIDE_A_MASK if name not in _SHARED), *_SHARED)
+_TEXTS = re.compile(r"'(?:[^']|'')*'")
+_ZERO_INDEX = re.compile(r"[\w\])]\s*\[\s*0\s*\]")
 RESULT = "image_id, uri, mask_id, bbox, area, predicted_iou, stability_score, tag, caption"
 
 
-class QueryError(ValueError):
-    """A statement that was refused, in one line."""
+UNLIMITED = QueryLimits()
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,28 @@ class Room:
     newest: bool = False
     candidates: bool = False
 
-    def select(self, statement: str) -> pa.Table:
+    def select(self, statement: str, limits: QueryLimits = UNLIMITED) -> pa.Table:
         """The answer to one SELECT, in memory.
 
-        Raises QueryError for anything else and for what DuckDB refuses, UnreadableError where rows cannot be read.
+        Raises QueryError for anything else, for what DuckDB refuses and for what exceeds the `limits`, UnreadableError
+        where rows cannot be read.
         """
+        connection = duckdb.connect()
+        return limits.run(connection, lambda: self._answer(connection, statement, limits))
+
+    def _answer(self, connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:
+        """Closes the connection."""
         scans = {
             name: Scan(schema, self.sources, self.reads_at_once)
             for name, schema in (("image_rows", IMAGE_ROWS), ("mask_rows", MASK_ROWS))
         }
         try:
-            with duckdb.connect() as connection:
+            with connection:
                 for name, scan in scans.items():
                     connection.register(f"no_{name}", scan.schema.empty_table())
                     connection.execute(f"CREATE TEMP VIEW {name} AS FROM no_{name}")
                 _create_views(connection, self.newest, self.candidates)
+                limits.apply(connection)
                 lock(connection)
                 names = _columns_in_plan(connection, statement)
                 for name, scan in scans.items():
@@ -78,7 +87,7 @@ class Room:
                     connection.execute(
                         f"CREATE OR REPLACE TEMP VIEW {name} AS FROM no_{name} UNION ALL BY NAME FROM read_{name}"
                     )
-                return connection.sql(statement).to_arrow_table()
+                return limits.collect(connection.sql(statement))
         except (duckdb.Error, pa.ArrowException) as error:
             for scan in scans.values():
                 if scan.error is not None:
@@ -113,18 +122,26 @@ def _columns_in_plan(connection: duckdb.DuckDBPyConnection, statement: str) -> s
             # of a struct a single field
             names.update(one.partition(".")[0] for one in ([read] if isinstance(read, str) else read))
     unknown = names - {*IMAGE_ROWS.names, *MASK_ROWS.names}
-    assert not unknown, f"the plan reads what there is not: {sorted(unknown)}"
+    if unknown:
+        raise QueryError(f"the query reads what there is not: {', '.join(sorted(unknown))}")
     return names
 
 
-def select(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
+def select(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits = UNLIMITED) -> pa.Table:
     """The answer to one SELECT over what the connection holds, in memory.
 
-    Raises QueryError for anything else and for what DuckDB refuses, UnreadableError where a file is damaged.
+    Raises QueryError for anything else, for what DuckDB refuses and for what exceeds the `limits`, UnreadableError
+    where a file is damaged.
     """
-    try:
+
+    def work() -> pa.Table:
+        limits.apply(connection)
+        lock(connection)
         _refuse_all_but_select(connection, statement)
-        return connection.sql(statement).to_arrow_table()
+        return limits.collect(connection.sql(statement))
+
+    try:
+        return limits.run(connection, work)
     except (
         duckdb.IOException,
         duckdb.InvalidInputException,
@@ -137,6 +154,8 @@ def select(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
 
 
 def _refuse_all_but_select(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    if _ZERO_INDEX.search(_TEXTS.sub("''", statement)):
+        raise QueryError("lists begin at 1 here: bbox[1] is x, and [0] is never anything")
     statements = connection.extract_statements(statement)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise QueryError("the query is not one SELECT; only reading is possible here")
@@ -149,7 +168,10 @@ def explain(error: Exception) -> str:
     if unknown:
         name = unknown.group(1) or unknown.group(2)
         near = difflib.get_close_matches(name, {*MASKS, *IMAGES}, n=1, cutoff=0.5)
-        return f"there is no column {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see the README's list")
+        meant = f"did you mean {near[0]!r}? " if near else "see the README's list. "
+        return f"there is no column {name!r}; {meant}A text stands in single quotes: '{name}'"
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return "the query takes more memory than it may; ask for less, or give it more with --max-memory"
     if isinstance(error, duckdb.PermissionException):
         return "a query reads this dataset and nothing else: no other files, no network, no settings"
     return _first_line(error)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from pipeline.queries.sql import lock, select
+from pipeline.queries.limits import QueryLimits
+from pipeline.queries.sql import UNLIMITED, select
 from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
 from pipeline.video.masklet_round import MaskletRound, holds_masklets
@@ -60,7 +61,7 @@ class Masklets:
         """The round's `_run.json`."""
         return MaskletRound(Folder(self.uri), self.round).read_record()
 
-    def query(self, sql: str, candidates: bool = False) -> pa.Table:
+    def query(self, sql: str, candidates: bool = False, limits: QueryLimits = UNLIMITED) -> pa.Table:
         """The answer to one SELECT over the views `masklets` (kept ones, unless `candidates`) and `videos`.
 
         Raises as `pipeline.queries.sql.select`.
@@ -82,8 +83,7 @@ class Masklets:
                 f"any_value(num_frames) AS num_frames, count(*) FILTER (WHERE {kept}) AS num_masklets "
                 "FROM stored GROUP BY video_id"
             )
-            lock(connection)
-            return select(connection, sql)
+            return select(connection, sql, limits)
 
 
 def open_masklets(uri: str, round_number: int | None = None) -> Masklets | None:

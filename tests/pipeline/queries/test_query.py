@@ -148,6 +148,12 @@ def test_a_whole_statement_over_both_views(dataset: str) -> None:
     ("statement", "message"),
     [
         ("select predicted_iuo from masks", "no column 'predicted_iuo'; did you mean 'predicted_iou'?"),
+        (
+            'select * from masks where tag = "cat"',
+            "no column 'cat'; did you mean 'caption'? A text stands in single quotes: 'cat'",
+        ),
+        ("select bbox [ 0 ] from masks", "lists begin at 1 here"),
+        ("select tags[0].name from masks", "lists begin at 1 here"),
         ("select qqqq from masks", "no column 'qqqq'"),
         ("select count(* from masks", "syntax error"),
         ("select * from read_text('{outside}')", "reads this dataset and nothing else"),
