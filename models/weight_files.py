@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from models.published import PUBLISHED, PublishedWeights
+from models.url_credentials import redact
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ FETCH_TIMEOUT = 30.0  # seconds without a byte
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be found, fetched, read or fitted; the message is one line and says what to do."""
+
+
+class FetchError(CheckpointError):
+    """A checkpoint that cannot be fetched now: the network, the mirror or the hub does not answer."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def available_models() -> list[ModelRecord]:
     records = [_embedded_record(path) for path in sorted(EMBEDDED_FOLDER.glob("*.safetensors"))]
     for weights in PUBLISHED.values():
         on_disk = _cached_path(weights).is_file()
-        location = str(_cached_path(weights)) if on_disk else _fetch_url(weights)
+        location = str(_cached_path(weights)) if on_disk else redact(_fetch_url(weights))
         records.append(
             ModelRecord(weights.name, weights.family, "published", location, weights.num_bytes, weights.sha256, on_disk)
         )
@@ -133,7 +138,7 @@ def _fetch_url(weights: PublishedWeights) -> str:
 def _fetch(weights: PublishedWeights) -> Path:
     """Downloads a published file into the cache; it appears there whole and checked, or not at all."""
     url, path = _fetch_url(weights), _cached_path(weights)
-    logger.info("fetching %s (%.0f MB) from %s to %s", weights.name, weights.num_bytes / 1e6, url, path)
+    logger.info("fetching %s (%.0f MB) from %s to %s", weights.name, weights.num_bytes / 1e6, redact(url), path)
     try:
         with _alone_in(path.parent):
             if not path.is_file():  # else another process has fetched it meanwhile
@@ -147,8 +152,9 @@ def _fetch(weights: PublishedWeights) -> Path:
     ) as error:  # network, cache folder, or a mirror that is no URL
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # the answer that it carries holds the connection
-        raise CheckpointError(
-            f"{weights.name}: cannot fetch {url} to {path} ({error}); without a network, put that file there by hand"
+        raise FetchError(
+            redact(f"{weights.name}: cannot fetch {url} to {path} ({error})")
+            + "; without a network, put that file there by hand"
         ) from error
     return path
 
@@ -160,7 +166,7 @@ def _download(weights: PublishedWeights, url: str, path: Path) -> None:
         sha256 = _sha256(temporary)
         if sha256 != weights.sha256:
             raise CheckpointError(
-                f"{weights.name}: what {url} sent has sha256 {sha256}, not {weights.sha256}; nothing was kept"
+                f"{weights.name}: what {redact(url)} sent has sha256 {sha256}, not {weights.sha256}; nothing was kept"
             )
 
 
@@ -188,8 +194,8 @@ def _fetch_hub_file(checkpoint: str, filename: str) -> Path:
     except (OSError, ValueError, EntryNotFoundError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise FileNotFoundError(filename) from error
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
+        reason = redact(str(error).strip().splitlines()[0])
+        raise (FetchError if isinstance(error, OSError) else CheckpointError)(
             f"{checkpoint}: cannot fetch {filename} of {repo!r} from the Hugging Face Hub ({reason}); "
             "without a network, copy that file to this machine and give its path"
         ) from error

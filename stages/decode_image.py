@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from models.url_credentials import redact
 from stages.allowed_places import NOWHERE, AllowedPlaces
 from stages.attempts import Attempts, time_limit
 from stages.decode_pixels import DecodeSettings, decode_image
@@ -108,6 +109,7 @@ class DecodeImages:
 
 
 def describe(error: Exception) -> str:
-    """One line for a row's `error`: the kind of error and its message, without the addresses of objects in it."""
-    message = " ".join(str(error).split()).split(" <_io.", 1)[0][:300]
+    """One line for a row's `error`: the kind of error and its message, without the addresses of objects in it and the
+    credentials in those of stores."""
+    message = redact(" ".join(str(error).split()).split(" <_io.", 1)[0])[:300]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

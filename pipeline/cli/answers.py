@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.options import one_of
+from pipeline.cli.terminal import PlainConsole, say
 from pipeline.json_text import json_text
 from pipeline.store.storage import split_file
 
@@ -37,10 +37,12 @@ def print_answer(answer: pa.Table, chosen: Format) -> None:
         table = Table(*answer.column_names)
         for row in answer.slice(0, MAX_PRINTED).to_pylist():
             table.add_row(*(_shown(value) for value in row.values()))
-        console = Console(highlight=False, markup=False)
+        console = PlainConsole()
         console.print(table)
         more = f", the first {MAX_PRINTED} shown" if answer.num_rows > MAX_PRINTED else ""
-        print(f"{answer.num_rows:,} rows{more}")
+        say(f"{answer.num_rows:,} rows{more}")
+    elif sys.stdout.isatty() and chosen != "parquet":
+        say(_encoded(answer, chosen).decode().rstrip("\n"))
     else:
         sys.stdout.buffer.write(_encoded(answer, chosen))
 

@@ -6,6 +6,7 @@ import typer
 
 from pipeline.cli.options import AsJson
 from pipeline.cli.tags import Data, Labels, Words, parse_labels
+from pipeline.cli.terminal import say
 from pipeline.json_text import json_text
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def calibrate_captions_command(
     found = _captions(captioner, clip, data, vocabulary, label, template, min_area, limit, -1.0, quiet=False)
     chosen = calibrate_captions(captioner, found, Path(destination), correct)
     left = found.scores >= chosen
-    print(f"{len(left):,} masks; captions from a score of {chosen:.3f} on, which {left.mean():.1%} of the masks have")
-    print(f"{captioner} → {destination}")
+    say(f"{len(left):,} masks; captions from a score of {chosen:.3f} on, which {left.mean():.1%} of the masks have")
+    say(f"{captioner} → {destination}")
 
 
 def measure_captions_command(
@@ -64,10 +65,10 @@ def measure_captions_command(
     found = _captions(captioner, clip, data, vocabulary, label, template, min_area, limit, min_score, quiet=as_json)
     correct = found.correct()
     if as_json:
-        print(json_text({"num_masks": len(found.scores), "without_caption": found.rejected, "correct": correct}))
+        say(json_text({"num_masks": len(found.scores), "without_caption": found.rejected, "correct": correct}))
         return
     named = ", ".join(f"{group} {share:.1%}" for group, share in correct.items())
-    print(f"{len(found.scores):,} masks, {found.rejected:.1%} without a caption; the others name rightly: {named}")
+    say(f"{len(found.scores):,} masks, {found.rejected:.1%} without a caption; the others name rightly: {named}")
 
 
 def _captions(

@@ -5,8 +5,8 @@ from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from models.url_credentials import redact
 from pipeline.cli.dataset import (
     audit_command,
     drop_command,
@@ -19,6 +19,7 @@ from pipeline.cli.dataset import (
 from pipeline.cli.loop import assist_command, loop_command, refresh_command, rollback_command
 from pipeline.cli.models import models_app
 from pipeline.cli.options import AsJson, print_notes
+from pipeline.cli.terminal import PlainConsole, say
 from pipeline.json_text import json_text
 from pipeline.video.command import run_video_command
 
@@ -68,13 +69,13 @@ def run_command(
     if summary.status == "done":
         page, problem = report_on_run(summary.output, summary.round)
     if as_json:
-        print(json_text(summary.as_dict() | {"report": page}))
+        say(json_text(summary.as_dict() | {"report": page}))
     else:
         _print_run(summary)
         if page:
-            print(f"report: {page}")
+            say(f"report: {page}")
     if problem:
-        print(f"the run is done, but its report could not be written: {problem}", file=sys.stderr)
+        say(f"the run is done, but its report could not be written: {problem}", file=sys.stderr)
     if summary.may_go_on:
         raise typer.Exit(1)
 
@@ -82,15 +83,15 @@ def run_command(
 def _print_run(summary: Any) -> None:
     from pipeline.sources.notes import lines
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     tally = summary.tally
     for line in lines(summary.listing):
-        console.print(line, markup=False)
+        console.print(line)
     if summary.replayed.images:
         note = f", {summary.replayed.cut_short} with candidates cut short" if summary.replayed.cut_short else ""
         console.print(f"filters replayed on {summary.replayed.images:,} images{note}")
     if tally.images == 0 and summary.status == "done":
-        console.print(f"nothing left to do: {summary.total_images:,} images in {summary.output}", markup=False)
+        console.print(f"nothing left to do: {summary.total_images:,} images in {summary.output}")
         return
     rate = tally.images / summary.seconds
     console.print(
@@ -103,7 +104,7 @@ def _print_run(summary: Any) -> None:
     if tally.failed:
         console.print(f"{tally.failed:,} images failed:")
         for reason, count in tally.failures.most_common():
-            console.print(f"  {count:,} × {reason}", markup=False)
+            console.print(f"  {count:,} × {reason}")
     if tally.failed == tally.images and not summary.may_go_on:
         console.print(f"so did all in the last {summary.fruitless_runs} runs, so they count as failed for good")
     if summary.total_images != tally.images:
@@ -124,11 +125,11 @@ def filter_command(
     with redirect_stdout(sys.stderr):
         result = refilter(dataset, override or [], quiet=as_json)
     if as_json:
-        print(json_text(result))
+        say(json_text(result))
         return
-    print(f"{result['replayed_images']:,} images filtered again: {result['masks']:,} masks kept in {dataset}")
+    say(f"{result['replayed_images']:,} images filtered again: {result['masks']:,} masks kept in {dataset}")
     if result["cut_short"]:
-        print(
+        say(
             f"{result['cut_short']:,} images had more rejected candidates than generate.store_floor.max_candidates; "
             "what the new rules make of the rest is not known"
         )
@@ -156,11 +157,11 @@ def scenes_command(
             folder = write_clips(
                 output, count, frames, seed, width, height, mp4, workers, lambda done: update(done, "")
             )
-        print(f"{count:,} clips → {folder}")
+        say(f"{count:,} clips → {folder}")
         return
     with progress_bar("drawing", count, "scenes", quiet=False) as update:
         folder = write_scenes(output, count, seed, width, height, workers, lambda done: update(done, ""))
-    print(f"{count:,} scenes → {folder}")
+    say(f"{count:,} scenes → {folder}")
 
 
 @app.command("verify")
@@ -172,12 +173,12 @@ def verify_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
 
     result = verify_dataset(dataset)
     if as_json:
-        print(json_text(asdict(result)))
+        say(json_text(asdict(result)))
     else:
-        print(f"{result.images:,} images ({result.failed:,} failed), {result.masks:,} masks, {result.rounds} rounds")
+        say(f"{result.images:,} images ({result.failed:,} failed), {result.masks:,} masks, {result.rounds} rounds")
         for problem in result.problems:
-            print(f"  {problem}")
-        print(f"{result.num_problems:,} problems" if result.num_problems else "no problems")
+            say(f"  {problem}")
+        say(f"{result.num_problems:,} problems" if result.num_problems else "no problems")
     if result.num_problems:
         raise typer.Exit(1)
 
@@ -194,10 +195,10 @@ def train_command(
 
     summary = train_any(load_train_recipe(recipe, override), quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
         return
     loss = f", loss {summary.last['loss']:.3f}" if summary.last else ""
-    print(
+    say(
         f"{summary.num_steps_done:,} of {summary.num_steps:,} steps{loss}; {summary.num_masks:,} masks of "
         f"{summary.num_images:,} images in {summary.seconds:.0f} s → {summary.weights}"
     )
@@ -213,7 +214,7 @@ def compact_command(
     from pipeline.store.compact import compact
 
     result = compact(dataset, images_per_part)
-    print(f"{result.parts_before:,} parts → {result.parts_after:,} in {dataset}")
+    say(f"{result.parts_before:,} parts → {result.parts_after:,} in {dataset}")
 
 
 @app.command("plan")
@@ -230,11 +231,11 @@ def plan_command(
 
     found = plan(dataset, images, hours)
     if as_json:
-        print(json_text(asdict(found)))
+        say(json_text(asdict(found)))
         return
     worker = "GPU worker" if found.device == "cuda" else "CPU worker"
-    print(f"measured: {found.images_per_worker_second:.2f} images/s a {worker}, on {found.measured_images:,} images")
-    print(
+    say(f"measured: {found.images_per_worker_second:.2f} images/s a {worker}, on {found.measured_images:,} images")
+    say(
         f"{found.images:,} images: {found.worker_hours:,.1f} {worker} hours; "
         f"{found.hours:,.1f} hours on {found.workers:,}; about {found.masks:,} masks, {found.bytes / 1e9:,.1f} GB"
     )
@@ -250,19 +251,19 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
 
     rounds = read_status(dataset)
     if as_json:
-        print(json_text([asdict(one) for one in rounds]))
+        say(json_text([asdict(one) for one in rounds]))
         return
     for one in rounds:
         hidden = "" if one.published else "; not published, so readers do not see it"
-        print(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts{hidden}")
+        say(f"round {one.number}: {one.images:,} images ({one.failed:,} failed) in {one.parts:,} parts{hidden}")
         if one.last_run:
-            print(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
+            say(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
             for line in lines(one.last_run["listing"]) if "listing" in one.last_run else []:
-                print(f"  {line}")
+                say(f"  {line}")
         for live in one.live:
             progress = live["progress"]
             done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"
-            print(f"  run {live['run_id']} is writing (process {live['pid']} on {live['host']}): {done}")
+            say(f"  run {live['run_id']} is writing (process {live['pid']} on {live['host']}): {done}")
 
 
 @app.command("evaluate")
@@ -283,29 +284,29 @@ def evaluate_command(
     from pipeline.recipes.load_recipe import load_recipe
 
     settings = load_recipe(recipe, override)
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     if choose:
         choice = choose_thresholds(settings, data, images, limit, max_masks, quiet=as_json)
         if as_json:
-            print(json_text(choice.as_dict()))
+            say(json_text(choice.as_dict()))
             return
         console.print(tables.choice_table(choice))
         print_notes(choice.notes)
         best = choice.chosen
-        print(
+        say(
             f"-o filter.pred_iou_thresh={best.pred_iou_thresh:g} "
             f"-o filter.stability_score_thresh={best.stability_score_thresh:g}"
         )
         return
     found = evaluate(settings, data, images, limit, quiet=as_json)
     if as_json:
-        print(json_text(found.as_dict()))
+        say(json_text(found.as_dict()))
         return
     for table in (tables.size_table(found), tables.overlap_table(found), tables.calibration_table(found)):
         console.print(table)
-    print(f"{found.num_images:,} images, {found.num_masks['all']:,} masks of {found.data} in {found.seconds:.1f} s")
+    say(f"{found.num_images:,} images, {found.num_masks['all']:,} masks of {found.data} in {found.seconds:.1f} s")
     if found.num_without_masks:
-        print(f"left out: {found.num_without_masks:,} images without masks")
+        say(f"left out: {found.num_without_masks:,} images without masks")
     print_notes(found.notes)
 
 
@@ -325,10 +326,13 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Entry point of `maskfoundry`."""
+    from models.weight_files import FetchError
     from pipeline.errors import RunError, TrainingError, UnreadableError
 
     try:
         app(standalone_mode=True)
+    except FetchError as error:
+        _fail(error, 1)
     except ValueError as error:
         _fail(error, 2)
     except (RunError, TrainingError, UnreadableError, OSError) as error:
@@ -336,5 +340,5 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"maskfoundry: {' '.join(str(error).split())}", file=sys.stderr)
+    say(f"maskfoundry: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(code)

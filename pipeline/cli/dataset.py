@@ -4,9 +4,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.options import Allow, AsJson, one_of, print_notes
+from pipeline.cli.terminal import PlainConsole, say
 from pipeline.json_text import json_text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def query_command(
         found = found.filter(predicate)
     if subset is not None:
         summary = write_subset(found, subset, quiet=as_json)
-        print(
+        say(
             json_text(summary.as_dict())
             if as_json
             else f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}"
@@ -70,7 +70,7 @@ def query_command(
         return
     answer, bad = query(found, sql, skip_bad, limits)
     for path in bad:
-        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
+        say(f"left out, as it cannot be read: {path}", file=sys.stderr)
     _give(answer, chosen, output, as_json)
 
 
@@ -82,7 +82,7 @@ def _give(answer: "pa.Table", chosen: "Format", output: str | None, as_json: boo
         print_answer(answer, "json" if as_json else chosen)
     else:
         save_answer(answer, chosen, output)
-        print(f"{answer.num_rows:,} rows → {output}")
+        say(f"{answer.num_rows:,} rows → {output}")
 
 
 def find_command(
@@ -109,7 +109,7 @@ def find_command(
     found = found if where is None else found.filter(where)
     answer = find(found, text, number, quiet=as_json)
     if answer.num_without:
-        print(f"not searched, as they have no embedding: {answer.num_without:,} masks", file=sys.stderr)
+        say(f"not searched, as they have no embedding: {answer.num_without:,} masks", file=sys.stderr)
     if subset is not None:
         ids = ", ".join("'" + one.replace("'", "''") + "'" for one in answer.masks["mask_id"].to_pylist())
         write_subset(found.filter(f"mask_id IN ({ids or 'NULL'})"), subset, quiet=as_json)
@@ -117,7 +117,7 @@ def find_command(
         print_answer(answer.masks, "json" if as_json else chosen)
     else:
         save_answer(answer.masks, chosen, output)
-        print(f"{answer.masks.num_rows:,} rows → {output}")
+        say(f"{answer.masks.num_rows:,} rows → {output}")
 
 
 def export_command(
@@ -151,7 +151,7 @@ def export_command(
     masklets = open_masklets(dataset)
     if masklets is not None:
         written = export_masklets(masklets, output, one_of("--layout", layout, VideoLayout), where)
-        print(
+        say(
             json_text(written.as_dict())
             if as_json
             else f"{written.masklets:,} masklets of {written.videos:,} videos → {written.output}"
@@ -163,18 +163,18 @@ def export_command(
     found = found if where is None else found.filter(where)
     summary = export(found, output, chosen, pictures, as_json, short_side, shares, seed)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
         return
-    print(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
+    say(f"{summary.masks:,} masks of {summary.images:,} images → {summary.output}")
     if summary.lost_masks:
-        print(f"left out, as no pixel of them is left: {summary.lost_masks:,} masks")
+        say(f"left out, as no pixel of them is left: {summary.lost_masks:,} masks")
     if summary.turned:
-        print(
+        say(
             f"referenced pictures that EXIF turns: {summary.turned:,}; their sizes and masks are those of the upright "
             "picture, and --images writes it so"
         )
     if summary.missing:
-        print(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
+        say(f"left out, as the picture cannot be read: {summary.missing:,} images ({summary.missing_names[0]})")
 
 
 def import_command(
@@ -192,15 +192,15 @@ def import_command(
     chosen: Source = one_of("--source", source, Source)
     summary = import_labels(labels, output, images, chosen, quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
     else:
-        print(
+        say(
             f"{summary.masks:,} masks of {summary.images:,} images ({summary.corrected:,} corrected, "
             f"{summary.added:,} added, {summary.failed:,} failed) → {summary.output}/round={summary.round:03d}"
         )
         print_notes(summary.notes)
         if summary.failures:
-            print(f"failed: {summary.failures[0]}")
+            say(f"failed: {summary.failures[0]}")
     if summary.images and summary.failed == summary.images:
         raise typer.Exit(1)
 
@@ -226,14 +226,14 @@ def audit_command(
         target = output or f"{dataset.rstrip('/')}-audit"
         drawn = draw_sample(open_dataset(dataset).allowing(allow or ()), num_images, target, pictures, seed, as_json)
         text = f"{drawn.masks:,} masks of {drawn.images:,} images → {drawn.output}/tasks, for Label Studio"
-        print(json_text(drawn.as_dict()) if as_json else text)
+        say(json_text(drawn.as_dict()) if as_json else text)
         return
     found = measure_audit(dataset)
     if as_json:
-        print(json_text(found.as_dict()))
+        say(json_text(found.as_dict()))
         return
-    Console(highlight=False, soft_wrap=True).print(audit_table(found))
-    print(
+    PlainConsole(soft_wrap=True).print(audit_table(found))
+    say(
         f"{found.images:,} of {found.sampled:,} images have come back; people took {found.removed:,} masks away and "
         f"drew {found.added:,}"
     )
@@ -249,9 +249,9 @@ def drop_command(
 
     summary = drop_images(dataset, images, quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
     else:
-        print(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
+        say(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
 
 
 def report_command(
@@ -273,7 +273,7 @@ def report_command(
     masklets = open_masklets(dataset, round_number)
     if masklets is not None:
         page = write_video_report(masklets.allowing(allow or ()), output, gallery)
-        print(
+        say(
             json_text(page.as_dict())
             if as_json
             else f"{page.videos:,} videos, {page.masklets:,} masklets; {page.strips:,} filmstrips → {page.output}"
@@ -281,11 +281,11 @@ def report_command(
         return
     summary = write_report(open_dataset(dataset, round_number).allowing(allow or ()), output, gallery)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
         return
     for path in summary.bad_parts:
-        print(f"left out, as it cannot be read: {path}", file=sys.stderr)
-    print(
+        say(f"left out, as it cannot be read: {path}", file=sys.stderr)
+    say(
         f"{summary.images:,} images, {summary.masks:,} masks; {summary.pictures:,} pictures, "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s → {summary.output}"
     )

@@ -5,9 +5,9 @@ from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.options import AsJson, print_notes
+from pipeline.cli.terminal import PlainConsole, say
 from pipeline.json_text import json_text
 
 
@@ -49,13 +49,13 @@ def refresh_command(
     with redirect_stdout(sys.stderr):
         summary = refresh(plan, quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole(soft_wrap=True)
         console.print(gate_table(summary.gate))
         if summary.churn:
             console.print(churn_table(summary.churn))
-        print(_refresh_line(summary.status, summary.round, summary.images, summary.masks, dataset, summary.gate))
+        say(_refresh_line(summary.status, summary.round, summary.images, summary.masks, dataset, summary.gate))
     if summary.status in ("refused", "interrupted"):
         raise typer.Exit(1)
 
@@ -78,10 +78,10 @@ def rollback_command(
 
     if undo is not None:
         restore(dataset, undo)
-        print(f"round {undo} of {dataset} is published again")
+        say(f"round {undo} of {dataset} is published again")
         return
     taken, shown = rollback(dataset)
-    print(f"round {taken} of {dataset} is taken back; readers see round {shown} (--undo {taken} publishes it again)")
+    say(f"round {taken} of {dataset} is taken back; readers see round {shown} (--undo {taken} publishes it again)")
 
 
 def loop_command(
@@ -101,10 +101,10 @@ def loop_command(
         summary = loop(load_loop_recipe(recipe, override), rounds, quiet=as_json)
     found = summary.as_dict()
     if as_json:
-        print(json_text(found))
+        say(json_text(found))
     else:
-        Console(highlight=False, soft_wrap=True).print(rounds_table(found["rounds"]))
-        print(f"{LOOP_ENDS[summary.status]} → {summary.dataset}")
+        PlainConsole(soft_wrap=True).print(rounds_table(found["rounds"]))
+        say(f"{LOOP_ENDS[summary.status]} → {summary.dataset}")
     if summary.status != "done":
         raise typer.Exit(1)
 
@@ -141,13 +141,13 @@ def assist_command(
     oracle = None if clicks is None else OracleSettings(max_clicks=clicks, draw=draw, max_objects=objects)
     summary = assist(dataset, labels, confident, oracle, checkpoint, quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
         return
     drawn, missed = summary.drawn, summary.missed
     note = (
         f" with {summary.clicks:,} clicks ({drawn:,} drawn in the end), {missed:,} objects left out" if oracle else ""
     )
-    print(
+    say(
         f"round {summary.round} of {dataset} ({summary.stage}): {summary.images:,} images, {summary.confident:,} masks "
         f"of the model kept, {summary.added:,} added{note}"
     )

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.captions import calibrate_captions_command, measure_captions_command
 from pipeline.cli.options import AsJson
 from pipeline.cli.tags import calibrate_tags_command, measure_tags_command
+from pipeline.cli.terminal import PlainConsole, say
 from pipeline.json_text import json_text
 
 models_app = typer.Typer(help="The models there are, and their files.", no_args_is_help=True)
@@ -27,12 +27,12 @@ def models_list(as_json: AsJson = False) -> None:
 
     models = available_models()
     if as_json:
-        print(json_text([asdict(model) for model in models]))
+        say(json_text([asdict(model) for model in models]))
         return
     table = Table("name", "size", "from")
     for model in models:
         table.add_row(model.name, f"{model.num_bytes / 1e6:,.0f} MB", f"{model.origin}: {model.location}")
-    Console(soft_wrap=True).print(table)
+    PlainConsole(soft_wrap=True).print(table)
 
 
 @models_app.command("convert")
@@ -46,7 +46,7 @@ def models_convert(
     from models.weights import convert
 
     convert(source, Path(destination))
-    print(f"{source} → {destination}")
+    say(f"{source} → {destination}")
 
 
 @models_app.command("calibrate")
@@ -63,11 +63,11 @@ def models_calibrate(
     from pipeline.evaluation.calibrate import calibrate
 
     fit = calibrate(checkpoint, data, Path(destination), limit, image_size)
-    print(
+    say(
         f"on held-out images, squared error of the predicted IoU {fit.error_before:.4f} → {fit.error_after:.4f}; IoU "
         f"of the mask rated best {fit.chosen_before:.3f} → {fit.chosen_after:.3f} (the best of three: {fit.best:.3f})"
     )
-    print(f"{checkpoint} → {destination}")
+    say(f"{checkpoint} → {destination}")
 
 
 @models_app.command("verify")
@@ -76,7 +76,7 @@ def models_verify(checkpoint: Annotated[str, typer.Argument(help="A model's name
     from models.weights import verify_checkpoint
 
     found = verify_checkpoint(checkpoint)
-    print(
+    say(
         f"{found.path}: in order, {found.layout} layout, {found.num_parameters / 1e6:.1f} M parameters, "
         f"{found.config.image_size} px input, sha256 {found.sha256}"
     )

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from pipeline.cli.terminal import say
+
 if TYPE_CHECKING:
     from pipeline.labels.notes import Notes
 
@@ -20,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable
 def print_notes(notes: "Notes") -> None:
     """What was left out of labels, mended or noticed: a line a reason."""
     for line in notes.lines():
-        print(line)
+        say(line)
 
 
 def one_of(option: str, value: str, literal: Any) -> Any:

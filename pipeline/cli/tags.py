@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import AsJson
+from pipeline.cli.terminal import say
 from pipeline.json_text import json_text
 
 Checkpoint = Annotated[str, typer.Argument(help="A CLIP's name, or a checkpoint file or folder.")]
@@ -39,8 +40,8 @@ def calibrate_tags_command(
     words, settings = read_vocabulary(vocabulary), TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
     found = calibrate_tags(settings, words, [data], parse_labels(label), Path(destination), precision, blanks)
     for group, threshold in found.groups.items():
-        print(f"{group}: {threshold:.3f}, and its own for {len(found.words[group])} words")
-    print(f"{checkpoint} → {destination}")
+        say(f"{group}: {threshold:.3f}, and its own for {len(found.words[group])} words")
+    say(f"{checkpoint} → {destination}")
 
 
 def measure_tags_command(
@@ -56,10 +57,10 @@ def measure_tags_command(
     settings = TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
     found = measure_tags(settings, read_vocabulary(vocabulary), [data], parse_labels(label), quiet=as_json)
     if as_json:
-        print(json_text({group: asdict(one) for group, one in found.items()}))
+        say(json_text({group: asdict(one) for group, one in found.items()}))
         return
     for group, one in found.items():
-        print(
+        say(
             f"{group}: {one.num_masks:,} masks, likeliest word right {one.accuracy:.1%} (large masks "
             f"{one.accuracy_large:.1%}); tags right {one.precision:.1%}, no tag {one.abstained:.1%}"
         )

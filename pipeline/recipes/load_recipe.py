@@ -13,6 +13,7 @@ from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.presets import PRESETS
 from pipeline.recipes.recipe import Recipe
 from pipeline.sam2_training.recipe import Sam2TrainRecipe
+from pipeline.sources.credentials import refuse_credentials_in
 from pipeline.training.recipe import TrainRecipe
 from pipeline.video.recipe import SAV, VideoRecipe
 
@@ -98,6 +99,7 @@ def _on_top_of(preset: dict[str, dict[str, Any]], content: dict[str, Any]) -> di
 
 
 def _validate(kind: type[SomeRecipe], content: dict[str, Any]) -> SomeRecipe:
+    refuse_credentials_in(content)
     try:
         return kind.model_validate(content)
     except ValidationError as error:

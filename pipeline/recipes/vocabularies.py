@@ -3,6 +3,8 @@
 import difflib
 from pathlib import Path
 
+from pipeline.errors import store_failure
+from pipeline.sources.credentials import refuse_credentials
 from stages.read_source import read_source
 from stages.vocabulary import Vocabulary, parse_vocabulary
 
@@ -18,6 +20,7 @@ def read_vocabulary(name: str) -> Vocabulary:
 
     Raises ValueError for a name that is neither, a file that cannot be read and, as `parse_vocabulary`, its content.
     """
+    refuse_credentials("vocabulary", name)
     shipped = VOCABULARIES / f"{name}.yaml"
     if shipped.is_file() and not Path(name).is_file():
         return parse_vocabulary(shipped.read_text(encoding="utf-8"), shipped.name)
@@ -30,6 +33,6 @@ def read_vocabulary(name: str) -> Vocabulary:
         raise ValueError(
             f"vocabulary {name!r}: neither a file nor a shipped one; {hint}shipped are {', '.join(names)}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"vocabulary {name!r}: cannot be read: {error}; give a UTF-8 text or YAML file") from None
+    except Exception as error:  # each store has errors of its own kinds
+        raise store_failure(f"vocabulary {name!r}: cannot be read", error, "give a UTF-8 text or YAML file") from None
     return parse_vocabulary(text, name.rsplit("/", 1)[-1])

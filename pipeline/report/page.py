@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from models.url_credentials import redact
 from pipeline.report import charts
 from pipeline.report.facts import Facts
 from pipeline.report.gallery import Picture
@@ -73,9 +74,14 @@ def render_page(content: Content) -> bytes:
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_without_secrets)
     environment.filters |= {"short": _short, "reason": _reason, "json_text": json.dumps}
     return environment
+
+
+def _without_secrets(value: Any) -> Any:
+    """A record of an earlier version, or of somebody else, may hold addresses with passwords."""
+    return redact(value) if type(value) is str else value
 
 
 def _own(name: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.errors import store_failure
 from pipeline.recipes.fingerprint import Fingerprint, changes
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.attempted import has_ended, of_shard
+from pipeline.sources.credentials import refuse_credentials_in
 from pipeline.sources.places import RECORDED, absolute_places, input_places
 from pipeline.store.lease import Lease, hold_lease
 from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
@@ -124,6 +125,7 @@ def begin_run(
 
 
 def _new_record(target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
+    refuse_credentials_in(recipe.model_dump(mode="json"))
     packages = ("maskfoundry", "torch", "ray", "pyarrow", "pillow")
     return {
         "round": target.number,

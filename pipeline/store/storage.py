@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
 from pipeline.json_text import json_text
+from pipeline.sources.credentials import refuse_credentials
 from stages.retry import FINAL_ERRORS, NUM_ATTEMPTS, retried
 
 Result = TypeVar("Result")
@@ -23,6 +24,7 @@ class Folder:
     """Files under one root; names are relative to it, with `/` between steps."""
 
     def __init__(self, uri: str) -> None:
+        refuse_credentials("dataset or output", uri)
         self.uri = uri
         self.fs: fsspec.AbstractFileSystem
         # what other processes write meanwhile must be seen

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.cli.terminal import say
 from pipeline.json_text import json_text
 from pipeline.sources.notes import lines
 
@@ -21,7 +22,7 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
     with redirect_stdout(sys.stderr):  # Ray prints what it has to say there
         summary = run_video(recipe, retry_failed, new_round, quiet=as_json)
     if as_json:
-        print(json_text(summary.as_dict()))
+        say(json_text(summary.as_dict()))
     else:
         _print_run(summary)
     if summary.may_go_on:
@@ -31,20 +32,20 @@ def run_video_command(recipe: "VideoRecipe", retry_failed: bool, new_round: bool
 def _print_run(summary: "VideoRunSummary") -> None:
     tally = summary.tally
     for line in lines(summary.listing):
-        print(line)
+        say(line)
     if tally.videos == 0 and summary.status == "done":
-        print(f"nothing left to do: {summary.total_videos:,} videos in {summary.output}")
+        say(f"nothing left to do: {summary.total_videos:,} videos in {summary.output}")
     else:
         rate = tally.frames / summary.seconds
-        print(
+        say(
             f"{tally.videos:,} videos, {tally.masklets:,} masklets on {tally.frames:,} frames in "
             f"{summary.seconds:.1f} s ({rate:.2f} frames/s) → {summary.output}/round={summary.round:03d}"
         )
         for reason, count in tally.failures.most_common():
-            print(f"  {count:,} failed: {reason}")
+            say(f"  {count:,} failed: {reason}")
         if tally.failed == tally.videos and not summary.may_go_on:
-            print(f"so did all in the last {summary.fruitless_runs} runs, so they count as failed for good")
+            say(f"so did all in the last {summary.fruitless_runs} runs, so they count as failed for good")
         if summary.total_videos != tally.videos:
-            print(f"the round now holds {summary.total_videos:,} videos")
+            say(f"the round now holds {summary.total_videos:,} videos")
         if summary.status == "interrupted":
-            print("interrupted; what is committed stays, run the same command to go on")
+            say("interrupted; what is committed stays, run the same command to go on")

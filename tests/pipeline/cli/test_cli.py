@@ -97,7 +97,8 @@ def test_a_published_model_without_network_is_one_line(photos: Path, tmp_path: P
         MASKFOUNDRY_WEIGHTS_URL="http://127.0.0.1:9",
         MASKFOUNDRY_CACHE=str(tmp_path / "cache"),
     )
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "127.0.0.1:9" in done.stderr
+    assert done.returncode == 1, "the network may be there the next time"
+    assert len(done.stderr.splitlines()) == 1 and "127.0.0.1:9" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

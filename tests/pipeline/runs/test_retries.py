@@ -127,6 +127,7 @@ def test_a_store_that_is_away_when_the_command_begins_is_exit_code_1(tmp_path: P
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_pictures_that_are_broken_for_good_end_the_loop(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
