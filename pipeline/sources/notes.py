@@ -7,6 +7,7 @@ from typing import Any
 from stages.address import COMPRESSED_SUFFIXES, suffix_of
 
 MAX_SUFFIXES = 50  # that are counted each by itself
+MAX_LETTERS = 16  # of a suffix; what is longer, or would control a terminal, is part of some name
 LITTER = "files of the system (._*, __MACOSX, @eaDir …)"
 NO_SUFFIX, OTHER_SUFFIXES = "no suffix", "other suffixes"
 COMPRESSED = "compressed archives"
@@ -29,9 +30,11 @@ class ListingNotes:
     def leave_out(self, name: str) -> None:
         """Count a file whose kind is not taken."""
         suffix = suffix_of(name) or NO_SUFFIX
+        is_odd = len(suffix) > MAX_LETTERS or not suffix.isprintable()
+        is_full = suffix not in self.not_taken and len(self.not_taken) >= MAX_SUFFIXES
         if name.lower().endswith(COMPRESSED_SUFFIXES):
             suffix = COMPRESSED
-        elif suffix not in self.not_taken and len(self.not_taken) >= MAX_SUFFIXES:
+        elif is_odd or is_full:
             suffix = OTHER_SUFFIXES
         self.not_taken[suffix] += 1
 
