@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+EXTRA = pa.map_(pa.string(), pa.string())
+# On disk it is what a map is made of, as `datasets` reads no maps.
+STORED_EXTRA = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
+
 TAGS = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float32())]))
 
 MASK = pa.struct(
@@ -85,7 +89,7 @@ SCHEMA = pa.schema(
                 ]
             ),
         ),
-        ("extra", pa.map_(pa.string(), pa.string())),
+        ("extra", EXTRA),
     ]
 )
 
@@ -133,12 +137,32 @@ def as_lists(values: pa.Array, lengths: Sequence[int]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """A record's schema as its parts have it."""
+    return pa.schema([field.with_type(STORED_EXTRA) if field.type == EXTRA else field for field in schema])
+
+
+def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column of a part as the record has it, whichever way its maps are stored."""
+    if kind != EXTRA or pa.types.is_map(column.type):
+        return column.cast(kind)
+    return pa.chunked_array([_as_map(chunk.cast(STORED_EXTRA)) for chunk in column.chunks], kind)
+
+
+def _as_map(lists: pa.ListArray) -> pa.MapArray:
+    """The same memory under another type."""
+    validity, offsets = lists.buffers()[:2]
+    fields = [EXTRA.key_field, EXTRA.item_field]
+    values = pa.StructArray.from_arrays([lists.values.field(field.name) for field in fields], fields=fields)
+    return pa.Array.from_buffers(EXTRA, len(lists), [validity, offsets], lists.null_count, lists.offset, [values])
+
+
 def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
     """`table` with exactly a record's columns in their order: working columns fall away, absent ones are null."""
     columns = []
     for field in schema:
         if field.name in table.column_names:
-            columns.append(table[field.name].cast(field.type))
+            columns.append(cast_column(table[field.name], field.type))
         elif field.name == "tags":
             columns.append(pa.array([[]] * table.num_rows, field.type))
         else:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.store.storage import Folder
-from stages.record import MASK, SCHEMA
+from stages.record import MASK, SCHEMA, cast_column
 
 READS_AT_ONCE = 2  # on disk; more only wait for the cores
 READS_AT_ONCE_OF_STORES = 16
@@ -117,4 +117,4 @@ def _column(rows: pa.Table, field: pa.Field, name: str) -> pa.Array:
     """Column `name` of the field's type; nulls where the rows lack it."""
     if name not in rows.column_names:
         return pa.nulls(rows.num_rows, field.type)
-    return rows[name].combine_chunks().cast(field.type)
+    return cast_column(rows[name], field.type).combine_chunks()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.store.shards import Shard, part_after
 from pipeline.store.storage import Folder, to_json
 from stages.mask_columns import refuse_unequal_lists
-from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform
+from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform, stored_schema
 
 INDEX = "_dataset.json"
 FORMAT_VERSION = 1
@@ -147,7 +147,8 @@ class Round:
             raise ValueError(f"{self.part_path(part)}: a part holds the record's columns and no others")
         refuse_unequal_lists(rows, self.aligned, EMBEDDING_COLUMNS)
         buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd", use_dictionary=self.repeating)
+        stored = rows.cast(stored_schema(self.schema))
+        pq.write_table(stored, buffer, compression="zstd", use_dictionary=self.repeating)
         self.folder.write(self._part(part), buffer.getvalue())
 
     def remove_part(self, part: int) -> None:

@@ -17,6 +17,7 @@ from pipeline.store.rounds import Round, read_index, round_numbers
 from pipeline.store.storage import Folder
 from pipeline.video.masklet_round import MaskletRound, holds_masklets
 from stages.masklets import MASKLETS
+from stages.record import stored_schema
 
 RESULT = "video_id, masklet_id, first_frame, last_frame, num_visible, predicted_iou, stability_score, object_id"
 _HEAVY = ("rles", "frame_times")
@@ -72,7 +73,7 @@ class Masklets:
         with duckdb.connect() as connection:
             if paths:
                 files = PyFileSystem(FSSpecHandler(folder.fs))
-                stored = pads.dataset(paths, schema=MASKLETS, filesystem=files, format="parquet")
+                stored = pads.dataset(paths, schema=stored_schema(MASKLETS), filesystem=files, format="parquet")
             connection.register("stored", stored if paths else MASKLETS.empty_table())
             names = ", ".join(name for name in MASKLETS.names if name not in _HEAVY)
             kept = "masklet_id IS NOT NULL" if candidates else "keep"
