@@ -42,7 +42,10 @@ def _line(row: dict[str, Any], index: int, job: Job) -> str:
     x, y, w, h = mask["bbox"]
     if not mask["area"]:
         return ""
-    points = outline(decode_patch(row["rles"][index], height, width, (x, y, w, h)))
-    # the middle of a pixel, so that whoever cuts off the fraction finds the pixel again
-    shares = (points + np.array([x, y]) + 0.5) / [width, height]
+    if min(w, h) == 1:  # a line of pixels, whose middles span no area: four points within its outer ones
+        points = np.array([[0.25, 0.25], [w - 0.25, 0.25], [w - 0.25, h - 0.25], [0.25, h - 0.25]])
+    else:
+        # the middle of a pixel, so that whoever cuts off the fraction finds the pixel again
+        points = outline(decode_patch(row["rles"][index], height, width, (x, y, w, h))) + 0.5
+    shares = (points + np.array([x, y])) / [width, height]
     return f"{job.category(mask) - 1} " + " ".join(f"{share:.6f}" for share in shares.reshape(-1)) + "\n"

@@ -86,6 +86,20 @@ def test_yolo_polygons_keep_holes_and_parts(tmp_path: Path, make_dataset: MakeDa
         export(open_dataset(uri), str(tmp_path / "other"), "yolo", pictures=False, quiet=True)
 
 
+def test_yolo_boxes_of_thin_masks_have_a_width_and_a_height(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    """Tools take the box of a polygon's points, and drop what has none; a mask of one pixel, a row, a column."""
+    masks = np.zeros((4, 40, 50), np.uint8)
+    masks[0, 7, 9] = masks[1, 39, 3:30] = masks[2, :, 49] = masks[3, 0, 0] = 1
+    uri = make_dataset(tmp_path, {"one.png": masks})
+    export(open_dataset(uri), str(tmp_path / "out"), "yolo", pictures=True, quiet=True)
+    (path,) = (tmp_path / "out" / "labels").iterdir()
+    lines = path.read_text().splitlines()
+    for line, mask in zip(lines, masks, strict=True):
+        points = np.array(line.split()[1:], float).reshape(-1, 2)
+        assert len(points) >= 3 and (np.ptp(points, axis=0) > 0).all() and 0 <= points.min() <= points.max() <= 1
+        assert np.array_equal(draw(line, 40, 50)[1], mask)
+
+
 def test_datasets_reads_the_hugging_face_layout(
     tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
