@@ -44,7 +44,7 @@ class HeldImages:
         self._by_content: dict[str, str] = {}
         self._by_name: dict[str, str | None] = {}  # None for a name of several
         for image_id, row in self._rows.items():
-            self._by_content.setdefault(row["content_sha256"] or "", image_id)
+            self._by_content.setdefault(row.get("content_sha256") or "", image_id)
             for name in {*base_names(image_id), *base_names(row["uri"] or "")}:
                 self._by_name[name] = image_id if self._by_name.get(name, image_id) == image_id else None
 
@@ -69,7 +69,7 @@ class HeldImages:
         size = (row["height"], row["width"])
         if image.height is not None and (image.height, image.width) not in (size, size[::-1]):
             return False
-        if data is None or row["phash"] is None:
+        if data is None or row.get("phash") is None:
             return True
         try:
             found = perceptual_hash(decode_image(data, DecodeSettings()).pixels)

@@ -227,7 +227,7 @@ IMAGE = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(annotation=ANNOTATION, segmentation=SEGMENTATIONS, record=IMAGE, categories=ANY)
 def test_no_record_ends_an_import_or_a_reading_of_labels(
     tmp_path_factory: pytest.TempPathFactory,
