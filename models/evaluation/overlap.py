@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from models.masks.overlap import coco_masks
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -24,10 +26,13 @@ class Overlap:
 
 
 def pairwise_iou(first: Sequence[bytes], second: Sequence[bytes], height: int, width: int) -> np.ndarray:
-    """IoU of each mask of `first` with each of `second` (COCO compressed run lengths), float64 (N, M)."""
+    """IoU of each mask of `first` with each of `second` (COCO compressed run lengths), float64 (N, M).
+
+    Raises ValueError for run lengths that are broken or of another size.
+    """
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    ours, theirs = ([{"size": [height, width], "counts": rle} for rle in rles] for rles in (first, second))
+    ours, theirs = (coco_masks(rles, height, width) for rles in (first, second))
     return np.asarray(coco_mask.iou(ours, theirs, [False] * len(second)))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from models.masks.rle import areas, bounding_boxes
+from models.masks.rle import areas, bounding_boxes, check_masks
 
 _PARENTS_PER_BLOCK = 16
 
@@ -24,10 +24,17 @@ def containment(rles: Sequence[bytes], height: int, width: int) -> np.ndarray:
     return _compare(rles, height, width, over_first=True)
 
 
+def coco_masks(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, object]]:
+    """Masks as pycocotools takes them. Raises ValueError for run lengths that are broken or of another size, as
+    strangers' may be: its code would read on behind their end, or for ever."""
+    check_masks(rles, height, width)
+    return [{"size": [height, width], "counts": rle} for rle in rles]
+
+
 def _compare(rles: Sequence[bytes], height: int, width: int, over_first: bool) -> np.ndarray:
     if not len(rles):
         return np.zeros((0, 0))
-    masks = _coco(rles, height, width)
+    masks = coco_masks(rles, height, width)
     return coco_mask.iou(masks, masks, [over_first] * len(masks))
 
 
@@ -47,7 +54,7 @@ def duplicates(
     smaller area / larger area is at least `min_area_ratio`. None leaves a rule out. Of several, the best-scored is
     named. A mask that repeats another is not kept, so nothing repeats it.
     """
-    area, boxes, masks = areas(rles), bounding_boxes(rles, height), _coco(rles, height, width)
+    area, boxes, masks = areas(rles), bounding_boxes(rles, height), coco_masks(rles, height, width)
 
     def repeats(shared: np.ndarray, one: np.int64, others: np.ndarray) -> np.ndarray:
         # both rules only grow truer with `shared`, so an upper bound of it may stand in to rule pairs out
@@ -82,7 +89,7 @@ def parents(rles: Sequence[bytes], height: int, width: int, threshold: float) ->
 
     Of equally large ones the first is named. A parent is always larger than its child, so there are no cycles.
     """
-    area, boxes, masks = areas(rles), bounding_boxes(rles, height), _coco(rles, height, width)
+    area, boxes, masks = areas(rles), bounding_boxes(rles, height), coco_masks(rles, height, width)
     by_area = np.argsort(area, kind="stable")
     num_not_larger = np.searchsorted(area[by_area], area, side="right")
     parent = np.full(len(masks), -1, dtype=np.int64)
@@ -97,10 +104,6 @@ def parents(rles: Sequence[bytes], height: int, width: int, threshold: float) ->
                 parent[i] = hits[0]
                 break
     return parent
-
-
-def _coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, object]]:
-    return [{"size": [height, width], "counts": rle} for rle in rles]
 
 
 def _shared_box(box: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from models.evaluation.overlap import pairwise_iou
 from pipeline.audit.sample import SAMPLE
 from pipeline.imports.corrections import CORRECTED_ROUND, CORRECTS, Held
 from pipeline.store.rounds import Round, read_index, round_numbers
@@ -112,7 +112,7 @@ def _corrected(folder: Folder, wanted: set[str]) -> Iterator[dict[str, Any]]:
 def _iou(one: bytes, other: bytes, size: list[int]) -> float:
     if one == other:  # two empty masks as well
         return 1.0
-    return float(coco_mask.iou([{"size": size, "counts": one}], [{"size": size, "counts": other}], [0])[0, 0])
+    return float(pairwise_iou([one], [other], size[0], size[1])[0, 0])
 
 
 def _share(pairs: np.ndarray) -> Share:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from models.evaluation.overlap import pairwise_iou
 from models.masks.overlap import containment, duplicates, mask_iou, parents
 from models.masks.rle import encode_masks
 
@@ -120,3 +121,16 @@ def test_more_parents_than_one_block() -> None:
     assert parents(nested, 20, 20, 1.0).tolist() == [-1, *range(19)]
     overlapping = rectangles((0, 0, 2, 2), *[(1, 0, 3 + i, 10) for i in range(16)], (0, 0, 20, 20))
     assert parents(overlapping, 20, 20, 0.9)[0] == 17  # sixteen boxes hold half of it, the seventeenth holds all
+
+
+@pytest.mark.parametrize("broken", [b"", b"0P2", b"PPYo1", b"\xff\xfe\x00", b"10"])
+def test_run_lengths_that_native_code_would_run_out_of_are_refused(broken: bytes) -> None:
+    """Of another image's size pycocotools compares them for ever."""
+    whole = encode_masks(np.ones((1, 6, 8), np.uint8))[0]
+    for measure in (mask_iou, containment):
+        with pytest.raises(ValueError, match="rle"):
+            measure([whole, broken], 6, 8)
+    with pytest.raises(ValueError, match="rle"):
+        parents([whole, broken], 6, 8, 0.9)
+    with pytest.raises(ValueError, match="rle"):
+        pairwise_iou([whole], [broken], 6, 8)
