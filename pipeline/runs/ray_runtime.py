@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
 
     Without `address` one is started on this machine with `num_cpus` (all by default) and stopped afterwards; with it
     the cluster there is used, and the code travels to its workers. A Ray that is already connected is used as it is
-    and left running.
+    and left running. The folder of a Ray of one's own goes with it, unless an error ends the work.
 
     Raises ValueError when there is no cluster at `address`, RunError when none starts here.
     """
@@ -98,10 +99,25 @@ def connected_ray(address: str | None = None, num_cpus: int | None = None) -> It
             for handler in logger.handlers:
                 if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                     handler.setLevel(logging.ERROR)
-        yield live_nodes()
+        session = session_folder() if started and address is None else None
+        try:
+            yield live_nodes()
+        except BaseException:
+            session = None  # its logs may say why
+            raise
     finally:
         if started:
             ray.shutdown()
+    if session is not None:
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def session_folder() -> str:
+    """Where the Ray that runs here keeps its logs and sockets, which it leaves behind."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    return str(node.get_session_dir_path())
 
 
 def live_nodes() -> list[Node]:
