@@ -108,6 +108,7 @@ def bare_loop(overrides: list[str]) -> None:
     from models.generator.settings import GenerateSettings
     from pipeline.runs.chunks import plan_chunks
     from pipeline.runs.commit import Committer
+    from pipeline.runs.resolve import resolve
     from pipeline.sources.listing import list_images
     from pipeline.sources.places import input_places
     from stages.allowed_places import AllowedPlaces
@@ -121,7 +122,7 @@ def bare_loop(overrides: list[str]) -> None:
     attempts = AttemptCounts()
     decode = DecodeImages(recipe.decode, attempts, None, places=AllowedPlaces(named=input_places(recipe.input)))
     generate = GenerateMasks(
-        checkpoint=recipe.model.checkpoint,
+        weights=resolve(recipe).weights,
         image_size=recipe.model.image_size,
         settings=settings,
         min_predicted_iou=recipe.min_predicted_iou,

@@ -29,6 +29,7 @@ from pipeline.recipes.vocabularies import read_vocabulary
 from stages.embed_masks import Features, Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import read_tagging
 
 MASKS_WITH_TEXTS = 8
 IMAGES_AT_ONCE, VIEWS_AT_ONCE = 8, 32  # as the stage takes them on a CPU
@@ -77,7 +78,7 @@ _own: list[Tagger] = []  # a process's
 def _start(settings: TagSettings) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _own.append(Tagger(settings, read_vocabulary(settings.vocabulary), "cpu", VIEWS_AT_ONCE))
+    _own.append(Tagger(read_tagging(settings, read_vocabulary(settings.vocabulary)), "cpu", VIEWS_AT_ONCE))
 
 
 def _encode(regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
@@ -115,7 +116,7 @@ def main() -> None:
     cv2.setNumThreads(threads)
     now = time.process_time if threads == 1 else time.perf_counter
     settings = TagSettings(checkpoint=arguments.checkpoint, vocabulary=arguments.vocabulary)
-    tagger = Tagger(settings, read_vocabulary(arguments.vocabulary), "cpu", VIEWS_AT_ONCE)
+    tagger = Tagger(read_tagging(settings, read_vocabulary(arguments.vocabulary)), "cpu", VIEWS_AT_ONCE)
     pictures = [one for one in read_labelled_views([arguments.data], {"thing": "category"}) if one.masks]
     encode = tagger.encoder.encode if arguments.processes == 1 else shared_out(settings, arguments.processes)
     clip, _ = load_clip(arguments.checkpoint)  # as it is published: the tagger changes its own

@@ -221,8 +221,11 @@ def save_captioner(
     write_safetensors(path, state, {**(notes or {}), f"{SIZES_PREFIX}captioner": captioner.config.to_json()})
 
 
-def load_clip_prompt(checkpoint: str) -> ClipPrompt:
-    """The projection that prompts a SAM with CLIP embeddings, ready for inference. Raises CheckpointError."""
+def load_clip_prompt(checkpoint: str) -> tuple[ClipPrompt, str]:
+    """The projection that prompts a SAM with CLIP embeddings, ready for inference, and the sha256 of its file.
+
+    Raises CheckpointError.
+    """
     stored = read_checkpoint(checkpoint)
     weight = stored.state.get("projection.weight")
     if weight is None or weight.ndim != 2:
@@ -230,7 +233,7 @@ def load_clip_prompt(checkpoint: str) -> ClipPrompt:
     with blank():
         model = ClipPrompt(weight.shape[1], weight.shape[0])
     load_strictly(model, stored.state, stored.path)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), stored.sha256
 
 
 def save_clip_prompt(

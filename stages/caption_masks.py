@@ -13,16 +13,14 @@ import torch.nn.functional as F
 
 from models.captioner.model import Captioner
 from models.captioner.sample import sample_captions
-from models.weight_files import read_metadata
-from models.weights import CAPTION_NOTE, CheckpointError, load_captioner, load_clip, load_clip_tokenizer
-from stages.caption_rules import Contradictions, check_caption_templates, fill_templates, tags_by_group
-from stages.caption_settings import CaptionSettings
+from models.weights import load_captioner, load_clip
+from stages.caption_rules import Contradictions, fill_templates, tags_by_group
+from stages.captioning import Captioning
 from stages.embed_masks import Features
 from stages.mask_columns import MaskColumns, without_embeddings
 from stages.record import set_columns
 from stages.tag_masks import kept_masks, stored_features
-from stages.tag_settings import TagSettings
-from stages.vocabulary import Vocabulary
+from stages.tagging import Tagging
 
 TEXTS_PER_BATCH = 256
 
@@ -39,29 +37,29 @@ class Subject:
 class CaptionMasks:
     """Stage, one instance an actor: rows with `embedding` and `mask_embeddings` gain captions with their scores.
 
-    With `keep_features` False the features, which were here for this stage, are left out. Raises ValueError
-    (CheckpointError among them) for templates and checkpoints that cannot be used.
+    With `keep_features` False the features, which were here for this stage, are left out. Raises CheckpointError for
+    weights that are not those of the captioning and the tagging.
     """
 
     def __init__(
         self,
-        settings: CaptionSettings,
-        tag: TagSettings,
-        vocabulary: Vocabulary,
+        captioning: Captioning,
+        tagging: Tagging,
         device: str,
         num_threads: int,
         keep_features: bool,
     ) -> None:
         torch.set_num_threads(num_threads)
-        check_caption_templates(settings.templates, vocabulary)
-        self.settings = settings
-        self.vocabulary = vocabulary
-        self.contradicts = Contradictions(vocabulary)
-        clip, clip_sha256 = load_clip(tag.checkpoint)
-        self.clip = clip.to(device)
-        self.tokenizer = load_clip_tokenizer(tag.checkpoint, clip.config, tag.tokens)
-        self.captioner = _captioner(settings, clip_sha256, device)
-        self.min_score = min_score_for(settings)
+        self.settings = captioning.settings
+        self.vocabulary = tagging.vocabulary
+        self.contradicts = Contradictions(tagging.vocabulary)
+        self.clip = tagging.weights.checked(*load_clip(tagging.weights.checkpoint)).to(device)
+        self.tokenizer = tagging.tokenizer
+        self.captioner: Captioner | None = None
+        if captioning.captioner is not None:
+            weights = captioning.captioner
+            self.captioner = weights.checked(*load_captioner(weights.checkpoint)).to(device)
+        self.min_score = captioning.min_score
         self.keep_features = keep_features
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -162,26 +160,6 @@ class CaptionMasks:
             tokens = self.tokenizer(texts[start : start + TEXTS_PER_BATCH]).to(self.clip.device)
             found.append(F.normalize(self.clip.encode_text(tokens).float(), dim=-1).cpu().numpy())
         return np.concatenate(found)
-
-
-def min_score_for(settings: CaptionSettings) -> float:
-    """The recipe's least cosine, else the one calibrated with the captioner, else none."""
-    if settings.min_score is not None:
-        return settings.min_score
-    note = None if settings.captioner is None else read_metadata(settings.captioner).get(CAPTION_NOTE)
-    return -1.0 if note is None else float(note)
-
-
-def _captioner(settings: CaptionSettings, clip_sha256: str, device: str) -> Captioner | None:
-    if settings.captioner is None:
-        return None
-    trained_for = read_metadata(settings.captioner).get("clip_sha256")
-    if trained_for is not None and trained_for != clip_sha256:
-        raise CheckpointError(
-            f"caption.captioner: {settings.captioner} was trained on the features of another CLIP; "
-            "set tag.checkpoint to that one, or train a captioner for this one"
-        )
-    return load_captioner(settings.captioner)[0].to(device)
 
 
 def _draws(name: str, num_samples: int, length: int) -> np.ndarray:

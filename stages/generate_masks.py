@@ -11,6 +11,7 @@ from models.generator.candidates import Candidates
 from models.generator.generate import MaskGenerator
 from models.generator.image_prompts import ImagePrompts
 from models.generator.settings import GenerateSettings
+from models.pinned_weights import PinnedWeights
 from models.sam2.weights import load_segmenter
 from stages.attempts import Attempts, time_limit
 from stages.decode_image import describe
@@ -35,7 +36,7 @@ class GenerateMasks:
 
     def __init__(
         self,
-        checkpoint: str,
+        weights: PinnedWeights,
         image_size: int | None,
         settings: GenerateSettings,
         min_predicted_iou: float,
@@ -52,7 +53,7 @@ class GenerateMasks:
         text_token: np.ndarray | None = None,
     ) -> None:
         torch.set_num_threads(num_threads)
-        sam, _ = load_segmenter(checkpoint, image_size)
+        sam = weights.checked(*load_segmenter(weights.checkpoint, image_size))
         token = None if text_token is None else torch.from_numpy(text_token)
         thresholds = min_predicted_iou, min_stability
         self.generator = MaskGenerator(sam.to(device), settings, *thresholds, points_per_batch, crops_per_batch, token)

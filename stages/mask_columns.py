@@ -96,10 +96,14 @@ class MaskColumns:
 
     def filter(self, flags: np.ndarray) -> "MaskColumns":
         """The masks whose flag, of (N,) bool, is set."""
+        if flags.all():  # as in most images, and copying their structs takes longer than looking
+            return self
         return self.take(np.flatnonzero(flags))
 
     def joined(self, other: "MaskColumns") -> "MaskColumns":
         """Each row's masks, and behind them those of the same row of `other`."""
+        if not len(other):
+            return replace(self, embedded=self.embedded | other.embedded)
         flat = {name: pa.concat_arrays([self.flat[name], other.flat[name]]) for name in LISTS}
         order = np.argsort(np.concatenate([self.owner, other.owner]), kind="stable")
         both = {name: values.take(pa.array(order, pa.int64())) for name, values in flat.items()}

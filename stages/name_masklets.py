@@ -11,17 +11,16 @@ import torch
 from models.masks.rle import bounding_boxes
 from stages.caption_masks import CaptionMasks, Subject
 from stages.caption_rules import tags_by_group
-from stages.caption_settings import CaptionSettings
+from stages.captioning import Captioning
 from stages.decode_image import describe
 from stages.embed_masks import Features, Regions
 from stages.masklets import MASKLETS
 from stages.read_video import VideoFrames
 from stages.record import set_columns
 from stages.tag_rules import Tag
-from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import Tagging
 from stages.video_settings import VideoSettings
-from stages.vocabulary import Vocabulary
 
 
 class NameMasklets:
@@ -36,9 +35,8 @@ class NameMasklets:
     def __init__(
         self,
         video: VideoSettings,
-        tag: TagSettings,
-        caption: CaptionSettings | None,
-        vocabulary: Vocabulary,
+        tagging: Tagging,
+        captioning: Captioning | None,
         views_per_batch: int,
         device: str,
         num_threads: int,
@@ -46,11 +44,11 @@ class NameMasklets:
         torch.set_num_threads(num_threads)
         cv2.setNumThreads(num_threads)
         self.video = video
-        self.tagger = Tagger(tag, vocabulary, device, views_per_batch)
-        self.caption = caption
+        self.tagger = Tagger(tagging, device, views_per_batch)
+        self.caption = None if captioning is None else captioning.settings
         self.writer = None
-        if caption is not None:
-            self.writer = CaptionMasks(caption, tag, vocabulary, device, num_threads, keep_features=False)
+        if captioning is not None:
+            self.writer = CaptionMasks(captioning, tagging, device, num_threads, keep_features=False)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         names = ["video_id", "uri", "masklet_id", "keep", "height", "key_frame", "predicted_iou", "areas", "rles"]

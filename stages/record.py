@@ -49,7 +49,9 @@ BROUGHT_SOURCES = ("human", "imported")
 MASK_COLUMNS = ("masks", "rles", "raw_rles")
 EMBEDDING_COLUMNS = ("mask_embeddings", "embedding_hashes")
 
-LINKS = ("generate", "filter", "embed", "tag", "caption", "text")  # of the fingerprint, in the order of the stages
+# Links of the fingerprint, in the order of the stages; those of labels follow the masks that the filters keep.
+LABEL_LINKS = ("embed", "tag", "caption", "text")
+LINKS = ("generate", "filter", *LABEL_LINKS)
 
 SCHEMA = pa.schema(
     [

@@ -14,9 +14,8 @@ from stages.embed_masks import Features, Regions
 from stages.mask_columns import MaskColumns, embedding_hash
 from stages.record import SCHEMA, TAGS, set_columns
 from stages.tag_rules import Tag
-from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
-from stages.vocabulary import Vocabulary
+from stages.tagging import Tagging
 
 
 class TagMasks:
@@ -28,8 +27,7 @@ class TagMasks:
 
     def __init__(
         self,
-        settings: TagSettings,
-        vocabulary: Vocabulary,
+        tagging: Tagging,
         views_per_batch: int,
         device: str,
         num_threads: int,
@@ -38,7 +36,7 @@ class TagMasks:
     ) -> None:
         torch.set_num_threads(num_threads)
         cv2.setNumThreads(num_threads)  # for the views: by itself it takes every core in each actor
-        self.tagger = Tagger(settings, vocabulary, device, views_per_batch)
+        self.tagger = Tagger(tagging, device, views_per_batch)
         self.keep_features = keep_features
         self.keep_pixels = keep_pixels
 

@@ -1,46 +1,41 @@
 """A CLIP with a vocabulary: what encodes masks, and what chooses their tags from the features."""
 
-import json
-from typing import Any
-
 import numpy as np
 
-from models.clip.regions import ViewSettings
 from models.clip.resnet import ModifiedResNet, fold_batch_norms
-from models.weight_files import read_metadata
-from models.weights import TAGS_NOTE, VIEWS_NOTE, CheckpointError, load_clip, load_clip_tokenizer
+from models.weights import load_clip
 from stages.embed_masks import Features, MaskEncoder
 from stages.tag_rules import (
     GroupScores,
     Tag,
-    Thresholds,
     best_candidates,
     choose_tags,
     image_tags,
     join_tags,
     score_group,
 )
-from stages.tag_settings import TagSettings
+from stages.tagging import Tagging
 from stages.text_embeddings import text_embeddings
-from stages.vocabulary import Vocabulary
 
 
 class Tagger:
-    """Raises CheckpointError and ValueError for a checkpoint, views or words that cannot be used."""
+    """Loads the CLIP on a device. Raises CheckpointError for weights that are not the tagging's, and ValueError for
+    settings that do not fit them."""
 
-    def __init__(self, settings: TagSettings, vocabulary: Vocabulary, device: str, views_per_batch: int) -> None:
-        self.clip, sha256 = load_clip(settings.checkpoint)
+    def __init__(self, tagging: Tagging, device: str, views_per_batch: int) -> None:
+        settings, weights = tagging.settings, tagging.weights
+        self.clip = weights.checked(*load_clip(weights.checkpoint))
         if isinstance(self.clip.visual, ModifiedResNet):
             fold_batch_norms(self.clip.visual)
         self.clip = self.clip.to(device)
-        self.tokenizer = load_clip_tokenizer(settings.checkpoint, self.clip.config, settings.tokens)
-        self.vocabulary = vocabulary
+        self.tokenizer = tagging.tokenizer
+        self.vocabulary = tagging.vocabulary
         self.candidates = settings.candidates
-        self.words = text_embeddings(self.clip, self.tokenizer, vocabulary, sha256)
+        self.words = text_embeddings(self.clip, self.tokenizer, self.vocabulary, weights.sha256)
         self.scale = float(self.clip.logit_scale.exp())
-        self.thresholds = thresholds_for(settings)
+        self.thresholds = tagging.thresholds
         dense_size = settings.dense_size if settings.dense else None
-        self.encoder = MaskEncoder(self.clip, views_for(settings), views_per_batch, dense_size)
+        self.encoder = MaskEncoder(self.clip, tagging.views, views_per_batch, dense_size)
 
     def scores(self, image: Features, regions: Features) -> list[GroupScores]:
         """Of each group, for N regions (N, D) of the image with the feature (D,)."""
@@ -56,25 +51,3 @@ class Tagger:
         chosen = [choose_tags(one, self.thresholds) for one in scores]
         of_masks = join_tags(self.vocabulary, [one[1:] for one in chosen], len(masks))
         return image_tags(chosen[0][1:], chosen[0][0]), of_masks
-
-
-def views_for(settings: TagSettings) -> ViewSettings:
-    """The recipe's views, else those that the checkpoint was trained with, else the default."""
-    if settings.views is not None:
-        return settings.views
-    note = read_metadata(settings.checkpoint).get(VIEWS_NOTE)
-    return ViewSettings() if note is None else ViewSettings.model_validate_json(note)
-
-
-def thresholds_for(settings: TagSettings) -> Thresholds:
-    """The recipe's threshold for every tag, else the checkpoint's calibrated ones, else the default."""
-    if settings.threshold is not None:
-        return Thresholds({}, {}, settings.threshold)
-    note = read_metadata(settings.checkpoint).get(TAGS_NOTE)
-    if note is None:
-        return Thresholds({}, {})
-    try:
-        stored: dict[str, Any] = json.loads(note)
-        return Thresholds(dict(stored["groups"]), {group: dict(words) for group, words in stored["words"].items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{settings.checkpoint}: its calibrated thresholds are broken ({error})") from error

@@ -22,7 +22,7 @@ def text_embeddings(clip: Clip, tokenizer: ClipTokenizer, vocabulary: Vocabulary
     (`MASKFOUNDRY_CACHE`); one that cannot be written is done without.
     Raises ValueError for a word that is too long for the model, in any of the templates.
     """
-    key = hashlib.sha256(f"{clip_sha256} {vocabulary.sha256()}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{clip_sha256} {tokenizer.sha256} {vocabulary.sha256()}".encode()).hexdigest()[:32]
     folder = Path(os.environ.get("MASKFOUNDRY_CACHE") or "~/.cache/maskfoundry").expanduser() / "texts"
     path = folder / f"{key}.npz"
     names = [str(index) for index in range(len(vocabulary.groups))]

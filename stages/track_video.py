@@ -9,6 +9,7 @@ import torch
 
 from models.generator.generate import MaskGenerator
 from models.generator.settings import GenerateSettings
+from models.pinned_weights import PinnedWeights
 from models.sam.model import Sam
 from models.sam2.frames import SqueezedFrames
 from models.sam2.model import Sam2
@@ -38,7 +39,8 @@ class TrackVideos:
 
     def __init__(
         self,
-        checkpoint: str,
+        weights: PinnedWeights,
+        tracker_weights: PinnedWeights | None,
         image_size: int | None,
         video: VideoSettings,
         generate: GenerateSettings,
@@ -52,9 +54,11 @@ class TrackVideos:
         video_timeout: float | None,
     ) -> None:
         torch.set_num_threads(num_threads)
-        sam, _ = load_segmenter(checkpoint, image_size)
+        sam = weights.checked(*load_segmenter(weights.checkpoint, image_size))
         self.sam = sam.to(device)
-        memory = load_sam2(track.checkpoint)[0] if track.checkpoint else sam if isinstance(sam, Sam2) else None
+        memory = sam if isinstance(sam, Sam2) else None
+        if tracker_weights is not None:
+            memory = tracker_weights.checked(*load_sam2(tracker_weights.checkpoint))
         self.memory = None if memory is None else memory.to(device)
         thresholds = filter_settings.pred_iou_thresh, filter_settings.stability_score_thresh
         self.generator = MaskGenerator(self.sam, generate, *thresholds, points_per_batch)

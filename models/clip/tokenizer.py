@@ -5,6 +5,7 @@ A vocabulary comes in one of two published forms: OpenAI's list of merges alone 
 which the ids follow, or Hugging Face's vocab.json with merges.txt.
 """
 
+import hashlib
 import html
 import json
 import unicodedata
@@ -43,6 +44,7 @@ class ClipTokenizer:
         self.vocab_size = len(vocab)
         self.start_of_text = vocab[START_OF_TEXT]
         self.end_of_text = vocab[END_OF_TEXT]
+        self.sha256 = hashlib.sha256(json.dumps([vocab, merges], sort_keys=True).encode()).hexdigest()
         try:
             bpe = BPE(vocab=vocab, merges=merges, end_of_word_suffix=END_OF_WORD)
         except Exception as error:  # the library raises nothing more special

@@ -21,7 +21,7 @@ from pipeline.training.files import WEIGHTS
 from pipeline.training.train import TrainSummary
 from stages.embed_masks import MaskEncoder, Regions
 from stages.tag_settings import TagSettings
-from stages.tagger import views_for
+from stages.tagging import views_for
 
 LENGTH_WINDOW = 8  # batches of texts of similar length that a step draws from
 

@@ -16,9 +16,11 @@ from pipeline.evaluation.tags import VIEWS_PER_BATCH, embed_labelled
 from stages.caption_masks import CaptionMasks, Subject
 from stages.caption_rules import tags_by_group
 from stages.caption_settings import CaptionSettings
+from stages.captioning import read_captioning
 from stages.tag_rules import choose_tags, join_tags
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import read_tagging
 from stages.vocabulary import Vocabulary
 
 
@@ -58,8 +60,10 @@ def caption_labelled(
 ) -> LabelledCaptions:
     """Captions of labelled masks of at least `min_area` pixels, of the first `limit` pictures, held against the labels
     of `groups`."""
-    tagger = Tagger(tag, vocabulary, str(own_device()), VIEWS_PER_BATCH)
-    writer = CaptionMasks(settings, tag, vocabulary, str(own_device()), torch.get_num_threads(), keep_features=False)
+    tagging = read_tagging(tag, vocabulary)
+    captioning = read_captioning(settings, tagging)
+    tagger = Tagger(tagging, str(own_device()), VIEWS_PER_BATCH)
+    writer = CaptionMasks(captioning, tagging, str(own_device()), torch.get_num_threads(), keep_features=False)
     scores: list[float] = []
     named: list[list[bool]] = []
     for picture, whole, own in embed_labelled(tagger, read_labelled_views(data, labels)[:limit], quiet):

@@ -19,6 +19,7 @@ from stages.embed_masks import Features, Regions
 from stages.tag_rules import Thresholds, choose_tags
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import read_tagging
 from stages.vocabulary import Vocabulary
 
 VIEWS_PER_BATCH = 128
@@ -136,7 +137,7 @@ def measure_tags(
     settings: TagSettings, vocabulary: Vocabulary, data: Sequence[str], labels: dict[str, str], quiet: bool = False
 ) -> dict[str, GroupMeasure]:
     """How well the groups of the vocabulary are told on labelled masks; `labels` as in `read_labelled_views`."""
-    tagger = Tagger(settings, vocabulary, str(own_device()), VIEWS_PER_BATCH)
+    tagger = Tagger(read_tagging(settings, vocabulary), str(own_device()), VIEWS_PER_BATCH)
     embedded = embed_labelled(tagger, read_labelled_views(data, labels), quiet)
     named = name_labelled(tagger, embedded)
     found = {}
@@ -172,7 +173,7 @@ def calibrate_tags(
 
     Raises ValueError for wrong labels, words or an unreadable checkpoint.
     """
-    tagger = Tagger(settings, vocabulary, str(own_device()), VIEWS_PER_BATCH)
+    tagger = Tagger(read_tagging(settings, vocabulary), str(own_device()), VIEWS_PER_BATCH)
     named = name_labelled(tagger, embed_labelled(tagger, read_labelled_views(data, labels), quiet))
     groups: dict[str, float] = {}
     words: dict[str, dict[str, float]] = {}

@@ -11,7 +11,6 @@ from models.weights import CheckpointError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.labels.layout import coco_path
 from pipeline.loop.settings import GateSettings
-from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.recipe import Recipe
 
 
@@ -40,12 +39,15 @@ class Verdict:
         return asdict(self)
 
 
-def measure(recipe: Recipe, sha256: str, gate: GateSettings, known: dict[str, Any] | None, quiet: bool) -> Measured:
-    """The recipe's figures; `known` ones (of an earlier `Measured`) are taken if they are of the same.
+def measure(
+    recipe: Recipe, sha256: str, model: str, gate: GateSettings, known: dict[str, Any] | None, quiet: bool
+) -> Measured:
+    """The recipe's figures, with weights of `sha256`; `known` ones (of an earlier `Measured`) are taken if they are of
+    the same labels and the same `model`, the fingerprint's link `filter`.
 
     Raises ValueError for labels that are missing or wrong, and for a checkpoint that cannot be read.
     """
-    labels, model = _labels_hash(gate), fingerprint(recipe, sha256).links["filter"]
+    labels = _labels_hash(gate)
     if known and (known["labels"], known["model"]) == (labels, model):
         return Measured(**known)
     try:

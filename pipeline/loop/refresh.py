@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.sam.config import SamConfig
 from models.weight_files import read_metadata
 from models.weights import CheckpointError, load_sam
 from pipeline.dataset import Dataset, open_dataset
@@ -17,13 +16,14 @@ from pipeline.loop.churn import Churn
 from pipeline.loop.gate import Measured, Verdict, judge, measure
 from pipeline.loop.settings import GateSettings
 from pipeline.queries.query import query
-from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import apply_overrides, validate_recipe
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.begin_run import Into, next_round
+from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.ray_runtime import connected_ray
-from pipeline.runs.run import run
+from pipeline.runs.resolve import ResolvedRun, resolve
+from pipeline.runs.run import Listed, run_resolved
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import LISTING, listing_table
@@ -81,7 +81,7 @@ def refresh(plan: RefreshPlan, quiet: bool = False) -> RefreshSummary:
     made = _newest_made(folder)
     old_recipe, recipe = _recipes(plan, base, made)
     with settled(recipe) as recipe:
-        return _refresh(plan, base, made, old_recipe, recipe, started, quiet)
+        return _refresh(plan, base, made, old_recipe, resolve(recipe), started, quiet)
 
 
 def _refresh(
@@ -89,25 +89,24 @@ def _refresh(
     base: Round,
     made: Round | None,
     old_recipe: Recipe | None,
-    recipe: Recipe,
+    resolved: ResolvedRun,
     started: float,
     quiet: bool,
 ) -> RefreshSummary:
-    folder = base.folder
-    sam, sha256 = load_sam(recipe.model.checkpoint, recipe.model.image_size)
-    mark = fingerprint(recipe, sha256)
-    done = _already_published(base, plan, mark.links)
+    folder, recipe = base.folder, resolved.recipe
+    links = fingerprint(resolved).links
+    done = _already_published(base, plan, links)
     if done is not None:
         return _summary(plan, started, "unchanged", base.number, done["churn"], done["gate"])
     if made is not None and old_recipe is not None and not plan.other_sizes:
-        _check_sizes(plan.checkpoint, sam.config, made.number, old_recipe)
+        _check_sizes(recipe, made.number, old_recipe)
     listing = _listing(open_dataset(plan.dataset), plan.where, old_recipe)
-    before, after, verdict = _measure(plan, made, old_recipe, recipe, sha256, quiet)
+    before, after, verdict = _measure(plan, made, old_recipe, resolved, quiet)
     if made is not None and before is not None:
         _remember(made, before)
     if not verdict.passed:
         return _summary(plan, started, "refused", None, None, verdict.as_dict())
-    target = _target(folder, base, plan, mark.links)
+    target = _target(folder, base, plan, links)
     notes = {
         "evaluation": asdict(after),
         "refresh": {
@@ -118,7 +117,7 @@ def _refresh(
         },
     }
     withhold(folder, target.number)
-    ran = run(recipe, quiet=quiet, into=Into(target, listing, notes))
+    ran = run_resolved(resolved, Listed(listing, ListingNotes()), quiet=quiet, into=Into(target, notes))
     if ran.status != "done":
         return _summary(plan, started, ran.status, target.number, None, verdict.as_dict())
     if ran.tally.images and ran.tally.failed == ran.tally.images:
@@ -171,7 +170,9 @@ def _recipes(plan: RefreshPlan, base: Round, made: Round | None) -> tuple[Recipe
     return old, validate_recipe(content)
 
 
-def _check_sizes(checkpoint: str, sizes: SamConfig, number: int, old: Recipe) -> None:
+def _check_sizes(new: Recipe, number: int, old: Recipe) -> None:
+    checkpoint = new.model.checkpoint
+    sizes = load_sam(checkpoint, new.model.image_size)[0].config
     try:
         before = load_sam(old.model.checkpoint, old.model.image_size)[0].config
     except CheckpointError:
@@ -203,13 +204,14 @@ def _listing(dataset: Dataset, where: str | None, old: Recipe | None) -> pa.Tabl
 
 
 def _measure(
-    plan: RefreshPlan, made: Round | None, old: Recipe | None, new: Recipe, sha256: str, quiet: bool
+    plan: RefreshPlan, made: Round | None, old: Recipe | None, new: ResolvedRun, quiet: bool
 ) -> tuple[Measured | None, Measured, Verdict]:
     record = (made.read_record() if made else None) or {}
     before = None
     if old is not None:
-        before = measure(old, record["weights"]["sha256"], plan.gate, record.get("evaluation"), quiet)
-    after = measure(new, sha256, plan.gate, None, quiet)
+        model = record["fingerprints"]["filter"]
+        before = measure(old, record["weights"]["sha256"], model, plan.gate, record.get("evaluation"), quiet)
+    after = measure(new.recipe, new.weights.sha256, fingerprint(new).links["filter"], plan.gate, None, quiet)
     return before, after, judge(before, after, plan.gate)
 
 

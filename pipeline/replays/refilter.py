@@ -4,11 +4,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.recipes.fingerprint import changes, fingerprint
+from models.pinned_weights import PinnedWeights
 from pipeline.recipes.load_recipe import apply_overrides, validate_recipe
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import replay_round
+from pipeline.runs.fingerprint import changes, fingerprint
 from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.resolve import resolve_labels_of
 from pipeline.runs.resources import resolve_resources
 from pipeline.sources.places import dataset_places
 from pipeline.store.lease import hold_lease
@@ -38,14 +40,15 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     content = record["recipe"]
     apply_overrides(content, overrides)
     recipe = validate_recipe(content)
-    mark = fingerprint(recipe, record["weights"]["sha256"])
-    if mark.links["filter"] != record["fingerprints"]["filter"] and not recipe.generate.store_rejected:
+    resolved = resolve_labels_of(recipe, PinnedWeights(recipe.model.checkpoint, record["weights"]["sha256"]))
+    wanted = fingerprint(resolved)
+    if wanted.links["filter"] != record["fingerprints"]["filter"] and not recipe.generate.store_rejected:
         raise ValueError(
             f"dataset: {dataset!r} holds no rejected candidates (generate.store_rejected was false), so its filters "
             "cannot be replayed; use `maskfoundry run --new-round`"
         )
-    if mark.links["generate"] != record["fingerprints"]["generate"]:
-        changed = changes(record["settings"]["generate"], mark.content["generate"])
+    if wanted.links["generate"] != record["fingerprints"]["generate"]:
+        changed = changes(record["settings"]["generate"], wanted.content["generate"])
         raise ValueError(
             f"filter: needs candidates below generate.store_floor, which were not stored ({'; '.join(changed)}); "
             "raise the thresholds or use `maskfoundry run --new-round`"
@@ -53,8 +56,8 @@ def refilter(dataset: str, overrides: list[str], quiet: bool) -> dict[str, Any]:
     target = Round(folder, numbers[-1])
     with hold_lease(target, "filter"), connected_ray(recipe.ray.address) as nodes:
         resources = resolve_resources(recipe.resources, nodes, tagging=recipe.tag is not None)
-        replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        relabel_round(target, recipe, mark, resources, quiet, dataset_places(dataset))
+        replayed = replay_round(target, recipe.filter, wanted.links, quiet)
+        relabel_round(target, resolved, wanted, resources, quiet, dataset_places(dataset))
     kept = [pc.sum(_keeps(target, part)).as_py() or 0 for part in target.parts()]
     return {
         "dataset": dataset,

@@ -4,28 +4,23 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.pictures import decode, read_bytes
-from pipeline.recipes.fingerprint import Fingerprint
-from pipeline.recipes.labelling import vocabulary_of
-from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.texts import direction_of
 from pipeline.replays.rewrite_parts import rewrite_parts
+from pipeline.runs.fingerprint import Fingerprint
+from pipeline.runs.resolve import ResolvedRun
 from pipeline.runs.resources import Resources
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.allowed_places import AllowedPlaces
 from stages.caption_masks import CaptionMasks
-from stages.caption_settings import CaptionSettings
+from stages.captioning import Captioning
 from stages.decode_image import describe
 from stages.embed_masks import Features, Regions
 from stages.mask_columns import without_embeddings
 from stages.rank_masks import RankMasks
-from stages.record import LINKS, SCHEMA, conform, set_columns
+from stages.record import LABEL_LINKS, SCHEMA, conform, set_columns
 from stages.tag_masks import kept_masks, regions_of, stored_features, tag_rows
-from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
-from stages.vocabulary import Vocabulary
-
-LABEL_LINKS = LINKS[2:]
+from stages.tagging import Tagging
 
 
 class RelabelParts:
@@ -35,9 +30,8 @@ class RelabelParts:
         self,
         uri: str,
         round_number: int,
-        settings: TagSettings,
-        vocabulary: Vocabulary,
-        caption: CaptionSettings | None,
+        tagging: Tagging,
+        captioning: Captioning | None,
         links: dict[str, str],
         views_per_batch: int,
         device: str,
@@ -45,13 +39,13 @@ class RelabelParts:
         places: AllowedPlaces,
     ) -> None:
         self.target = Round(Folder(uri), round_number)
-        self.settings = settings
+        self.store_embeddings = tagging.settings.store_embeddings
         self.places = places
         self.links = {link: links.get(link) for link in LABEL_LINKS}
-        self.tagger = Tagger(settings, vocabulary, device, views_per_batch)
+        self.tagger = Tagger(tagging, device, views_per_batch)
         self.caption = None
-        if caption is not None:
-            self.caption = CaptionMasks(caption, settings, vocabulary, device, 1, keep_features=True)
+        if captioning is not None:
+            self.caption = CaptionMasks(captioning, tagging, device, 1, keep_features=True)
         self.rank = RankMasks(direction)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -63,9 +57,9 @@ class RelabelParts:
         if not (self._only_text_differs(before) and _all_features_stored(rows)):
             rows = self._name(rows, before)
         rows = self.rank(rows)
-        marks = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
-        rows = set_columns(rows, {"fingerprints": marks})
-        rows = rows if self.settings.store_embeddings else without_embeddings(rows)
+        fingerprints = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
+        rows = set_columns(rows, {"fingerprints": fingerprints})
+        rows = rows if self.store_embeddings else without_embeddings(rows)
         self.target.write_part(part, conform(rows))
         return int(rows.num_rows)
 
@@ -108,15 +102,16 @@ def _all_features_stored(rows: pa.Table) -> bool:
 
 
 def relabel_round(
-    target: Round, recipe: Recipe, mark: Fingerprint, resources: Resources, quiet: bool, places: AllowedPlaces
+    target: Round, resolved: ResolvedRun, wanted: Fingerprint, resources: Resources, quiet: bool, places: AllowedPlaces
 ) -> int:
-    """Bring every part to the label links of `mark`; parts that have them are not touched. The number of images in the
-    others, whose pictures are read again from `places` where their features are not stored. Needs a running Ray, and
-    the parts at the mark's filter link."""
-    if recipe.tag is None:
+    """Bring every part to the label links of `wanted`, which is the fingerprint of `resolved`; parts that have them are
+    not touched. The number of images in the others, whose pictures are read again from `places` where their features
+    are not stored. Needs a running Ray, and the parts at the filter link."""
+    labels, recipe = resolved.labels, resolved.recipe
+    if labels is None:
         return 0
-    wanted = {link: mark.links.get(link) for link in LABEL_LINKS}
-    stale = [part for part in target.parts() if _label_links(target, part) not in (wanted, None)]
+    links = {link: wanted.links.get(link) for link in LABEL_LINKS}
+    stale = [part for part in target.parts() if _label_links(target, part) not in (links, None)]
     if not stale:
         return 0
     from ray.data import ActorPoolStrategy
@@ -124,13 +119,12 @@ def relabel_round(
     settings = {
         "uri": target.folder.uri,
         "round_number": target.number,
-        "settings": recipe.tag,
-        "vocabulary": vocabulary_of(recipe),
-        "caption": recipe.caption,
-        "links": mark.links,
+        "tagging": labels.tagging,
+        "captioning": labels.captioning,
+        "links": wanted.links,
         "views_per_batch": resources.views_per_batch,
         "device": resources.device,
-        "direction": direction_of(recipe),
+        "direction": resolved.direction,
         "places": places,
     }
     answers = rewrite_parts(
@@ -147,8 +141,8 @@ def relabel_round(
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     plain = recipe.model_dump(mode="json")
-    record["fingerprints"] = mark.links
-    record["settings"] = mark.content
+    record["fingerprints"] = wanted.links
+    record["settings"] = wanted.content
     record["recipe"] |= {"tag": plain["tag"], "caption": plain["caption"]}
     record["recipe"]["generate"]["text"] = recipe.generate.text
     target.write_record(record)
@@ -157,5 +151,5 @@ def relabel_round(
 
 def _label_links(target: Round, part: int) -> dict[str, str | None] | None:
     """Those of a part's rows, None for one without rows."""
-    marks = target.read_part(part, ["fingerprints"])["fingerprints"]
-    return {link: marks[0].as_py()[link] for link in LABEL_LINKS} if len(marks) else None
+    fingerprints = target.read_part(part, ["fingerprints"])["fingerprints"]
+    return {link: fingerprints[0].as_py()[link] for link in LABEL_LINKS} if len(fingerprints) else None

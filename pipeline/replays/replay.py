@@ -11,7 +11,7 @@ from pipeline.store.storage import Folder
 from stages.filter_masks import FilterMasks
 from stages.filter_settings import FilterSettings
 from stages.rank_masks import RankMasks
-from stages.record import LINKS, SCHEMA, conform, set_columns
+from stages.record import LABEL_LINKS, SCHEMA, conform, set_columns
 
 
 class ReplayPart:
@@ -36,10 +36,10 @@ class ReplayPart:
         if rows["fingerprints"][0].as_py()["text"] is not None:  # of equal scores the first generated one stays
             rows = RankMasks(None)(rows)
         filtered = self.filter(rows)
-        later = dict.fromkeys(LINKS[2:])  # what names the masks that these rules keep comes after them
+        later = dict.fromkeys(LABEL_LINKS)  # what names the masks that these rules keep comes after them
         links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], **later}
-        marks = pa.array([links] * rows.num_rows, SCHEMA.field("fingerprints").type)
-        target.write_part(part, conform(set_columns(filtered, {"fingerprints": marks})))
+        fingerprints = pa.array([links] * rows.num_rows, SCHEMA.field("fingerprints").type)
+        target.write_part(part, conform(set_columns(filtered, {"fingerprints": fingerprints})))
         return rows.num_rows, cut_short
 
 
@@ -75,5 +75,5 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
 
 
 def _filter_link(target: Round, part: int) -> str | None:
-    marks = target.read_part(part, ["fingerprints"])["fingerprints"]
-    return marks[0].as_py()["filter"] if len(marks) else None
+    fingerprints = target.read_part(part, ["fingerprints"])["fingerprints"]
+    return fingerprints[0].as_py()["filter"] if len(fingerprints) else None

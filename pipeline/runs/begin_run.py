@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.errors import store_failure
-from pipeline.recipes.fingerprint import Fingerprint, changes
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.attempted import has_ended, of_shard
+from pipeline.runs.fingerprint import Fingerprint, changes
 from pipeline.sources.credentials import refuse_credentials_in
 from pipeline.sources.places import RECORDED, absolute_places, input_places
 from pipeline.store.lease import Lease, hold_lease
@@ -24,14 +22,13 @@ from pipeline.video.recipe import VideoRecipe
 
 @dataclass(frozen=True)
 class Into:
-    """A round that readers must not see yet, the images for it (a listing), and what its record says besides."""
+    """A round that readers must not see yet, and what its record says besides."""
 
     target: Round
-    listing: pa.Table
     notes: dict[str, Any]
 
 
-def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
+def choose_round(folder: Folder, wanted: Fingerprint, new_round: bool, shard: Shard | None) -> Round:
     """The newest round that is not withheld, or with `new_round` the next one.
 
     A command with `new_round` that is given again goes on in the round that it began before, as long as no run of it
@@ -43,7 +40,7 @@ def choose_round(folder: Folder, mark: Fingerprint, new_round: bool, shard: Shar
     if not new_round or not numbers:
         return newest
     record = newest.read_record() or {}
-    same = record.get("fingerprints") == mark.links and record.get("shards") == _num_shards(newest)
+    same = record.get("fingerprints") == wanted.links and record.get("shards") == _num_shards(newest)
     # the first round and those of a refresh were begun by other commands
     begun_so = newest.number > 0 and "refresh" not in record and not has_ended(of_shard(record.get("runs", []), shard))
     joined = shard is not None and not newest.has_begun()
@@ -55,7 +52,7 @@ def next_round(folder: Folder, shard: Shard | None = None) -> Round:
     return Round(folder, max(round_numbers(folder), default=-1) + 1, shard)
 
 
-def check_record(target: Round, mark: Fingerprint) -> bool:
+def check_record(target: Round, wanted: Fingerprint) -> bool:
     """Whether the round has a record; ValueError if it was made differently than this run would."""
     record = target.read_record()
     if record is None:
@@ -65,17 +62,17 @@ def check_record(target: Round, mark: Fingerprint) -> bool:
         raise ValueError(f"{where} is a subset that a query wrote; choose another output")
     if "imported" in record:
         raise ValueError(f"{where} is an import; use `maskfoundry refresh` or another output")
-    if record["fingerprints"]["generate"] != mark.links["generate"]:
-        changed = changes(record["settings"]["generate"], mark.content["generate"])
+    if record["fingerprints"]["generate"] != wanted.links["generate"]:
+        changed = changes(record["settings"]["generate"], wanted.content["generate"])
         raise ValueError(
             f"{where} was made with other settings ({'; '.join(changed)}); "
             "use --new-round to start the next round, or another output"
         )
     if (
-        record["fingerprints"]["filter"] != mark.links["filter"]
-        and not mark.content["generate"]["generate.store_rejected"]
+        record["fingerprints"]["filter"] != wanted.links["filter"]
+        and not wanted.content["generate"]["generate.store_rejected"]
     ):
-        changed = changes(record["settings"]["filter"], mark.content["filter"])
+        changed = changes(record["settings"]["filter"], wanted.content["filter"])
         raise ValueError(
             f"{where} holds no rejected candidates (generate.store_rejected is false), so its filters cannot be "
             f"replayed ({'; '.join(changed)}); use --new-round, or another output"
@@ -98,7 +95,7 @@ def first_look(folder: Folder) -> Iterator[None]:
 
 @contextmanager
 def begin_run(
-    target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str, run_id: str, into: Into | None
+    target: Round, recipe: Recipe | VideoRecipe, wanted: Fingerprint, sha256: str, run_id: str, into: Into | None
 ) -> Iterator[Lease]:
     """Take the lease, then write the round's record and publish it (unless it goes `into` one that is withheld), so
     that a killed run is known by its fingerprint.
@@ -112,10 +109,10 @@ def begin_run(
             target.remove_temporary()
             if target.shard is None:
                 target.finish_merge()
-            if not check_record(target, mark):
-                record = _new_record(target, recipe, mark, sha256) | (into.notes if into else {})
+            if not check_record(target, wanted):
+                record = _new_record(target, recipe, wanted, sha256) | (into.notes if into else {})
                 if not target.create_record(record):
-                    check_record(target, mark)  # another shard's, a moment ago
+                    check_record(target, wanted)  # another shard's, a moment ago
             if into is None:  # also one that was killed before it came to this
                 publish(target.folder, target.number)
         except OSError as error:
@@ -124,13 +121,13 @@ def begin_run(
         yield lease
 
 
-def _new_record(target: Round, recipe: Recipe | VideoRecipe, mark: Fingerprint, sha256: str) -> dict[str, Any]:
+def _new_record(target: Round, recipe: Recipe | VideoRecipe, wanted: Fingerprint, sha256: str) -> dict[str, Any]:
     refuse_credentials_in(recipe.model_dump(mode="json"))
     packages = ("maskfoundry", "torch", "ray", "pyarrow", "pillow")
     return {
         "round": target.number,
-        "fingerprints": mark.links,
-        "settings": mark.content,
+        "fingerprints": wanted.links,
+        "settings": wanted.content,
         "recipe": recipe.model_dump(mode="json"),
         "weights": {"checkpoint": recipe.model.checkpoint, "sha256": sha256},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.recipes.labelling import vocabulary_of
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.texts import direction_of, token_of
 from pipeline.runs.chunks import Chunk
+from pipeline.runs.resolve import ResolvedRun
 from pipeline.runs.resources import TASK_CPUS, Resources
 from stages.allowed_places import AllowedPlaces
 from stages.attempts import Attempts
@@ -31,7 +30,7 @@ TAG_CPUS = 0.01  # and as much for captions and for ranking
 
 
 def build_graph(
-    recipe: Recipe,
+    resolved: ResolvedRun,
     resources: Resources,
     chunks: list[Chunk],
     round_number: int,
@@ -46,6 +45,7 @@ def build_graph(
 
     from pipeline.runs.in_flight import Window, max_in_flight
 
+    recipe = resolved.recipe
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     decode = DecodeImages(
         recipe.decode, attempts, recipe.run.decode_timeout, duplicates, recipe.dedup == "skip", places
@@ -56,7 +56,7 @@ def build_graph(
         .map_batches(decode, batch_size=1, num_cpus=TASK_CPUS - FILTER_CPUS - 3 * TAG_CPUS, **batches)
         .map_batches(
             GenerateMasks,
-            fn_constructor_kwargs=_generator(recipe, resources, round_number, attempts),
+            fn_constructor_kwargs=_generator(resolved, resources, round_number, attempts),
             compute=ActorPoolStrategy(size=min(resources.sam_actors, len(blocks))),
             batch_size=resources.images_per_batch,
             num_cpus=resources.cpus_per_actor,
@@ -71,15 +71,16 @@ def build_graph(
             **batches,
         )
     )
-    dataset = _named(dataset, recipe, resources, len(blocks), batches)
+    dataset = _named(dataset, resolved, resources, len(blocks), batches)
     window = Window([block.num_rows for block in blocks], max_in_flight(chunks, resources.sam_actors))
     window.bind(dataset)
     return dataset, window
 
 
-def _generator(recipe: Recipe, resources: Resources, round_number: int, attempts: Attempts) -> dict[str, Any]:
+def _generator(resolved: ResolvedRun, resources: Resources, round_number: int, attempts: Attempts) -> dict[str, Any]:
+    recipe = resolved.recipe
     return {
-        "checkpoint": recipe.model.checkpoint,
+        "weights": resolved.weights,
         "image_size": recipe.model.image_size,
         "settings": recipe.generate,
         "min_predicted_iou": recipe.min_predicted_iou,
@@ -93,26 +94,27 @@ def _generator(recipe: Recipe, resources: Resources, round_number: int, attempts
         "attempts": attempts,
         "image_timeout": recipe.run.image_timeout,
         "keep_pixels": recipe.tag is not None,
-        "text_token": token_of(recipe),
+        "text_token": resolved.prompt and resolved.prompt.token,
     }
 
 
-def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, batches: dict[str, Any]) -> Any:
+def _named(dataset: Any, resolved: ResolvedRun, resources: Resources, num_blocks: int, batches: dict[str, Any]) -> Any:
     """The graph's last stages, tags, captions and the order of the masks, where the recipe asks for them."""
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    if recipe.tag is None:
+    labels, direction = resolved.labels, resolved.direction
+    if labels is None:
         return dataset
     shared: dict[str, Any] = {
-        "vocabulary": vocabulary_of(recipe),
+        "tagging": labels.tagging,
         "device": resources.device,
         "num_threads": resources.threads_per_actor,
     }
     pool: dict[str, Any] = {"batch_size": resources.tag_images, "num_cpus": TAG_CPUS, **batches}
     size = min(resources.tag_actors, num_blocks)
-    direction, stored = direction_of(recipe), recipe.tag.store_embeddings
-    features = stored or recipe.caption is not None or direction is not None
-    tag = {"settings": recipe.tag, "views_per_batch": resources.views_per_batch, "keep_features": features}
+    stored = labels.tagging.settings.store_embeddings
+    features = stored or labels.captioning is not None or direction is not None
+    tag = {"views_per_batch": resources.views_per_batch, "keep_features": features}
     dataset = dataset.map_batches(
         TagMasks,
         fn_constructor_kwargs=shared | tag,
@@ -120,9 +122,9 @@ def _named(dataset: Any, recipe: Recipe, resources: Resources, num_blocks: int, 
         num_gpus=resources.tag_gpus,
         **pool,
     )
-    if recipe.caption is not None:
+    if labels.captioning is not None:
         features = stored or direction is not None
-        caption = {"settings": recipe.caption, "tag": recipe.tag, "keep_features": features}
+        caption = {"captioning": labels.captioning, "keep_features": features}
         dataset = dataset.map_batches(
             CaptionMasks,
             fn_constructor_kwargs=shared | caption,

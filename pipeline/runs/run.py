@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from models.sam2.weights import load_segmenter
+import pyarrow as pa
+
 from pipeline.errors import RunError, StoreError
 from pipeline.progress import progress_bar
-from pipeline.recipes.fingerprint import fingerprint
-from pipeline.recipes.labelling import label_weights
 from pipeline.recipes.recipe import Recipe
-from pipeline.recipes.texts import check_token
 from pipeline.replays.relabel import relabel_round
 from pipeline.replays.replay import Replayed, replay_round
 from pipeline.runs.attempted import MAX_FRUITLESS_RUNS, fruitless_in_a_row, of_shard
@@ -26,12 +24,14 @@ from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round,
 from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Plan, plan_chunks
 from pipeline.runs.commit import Committer, Tally
+from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.graph import build_graph
 from pipeline.runs.growing import resources_for
 from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.left_alone import without_dropped, without_labelled
 from pipeline.runs.near_duplicates import RayNearDuplicates, committed_originals
 from pipeline.runs.ray_runtime import connected_ray
+from pipeline.runs.resolve import ResolvedRun, resolve
 from pipeline.runs.resources import Resources
 from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
@@ -72,46 +72,57 @@ class RunSummary:
         return plain | {"replayed": asdict(self.replayed)} | self.tally.as_dict()
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The images that a run is to hold (a listing), and what listing them met besides."""
+
+    images: pa.Table
+    notes: ListingNotes
+
+
 def run(
     recipe: Recipe,
     retry_failed: bool = False,
     new_round: bool = False,
     quiet: bool = False,
     shard: Shard | None = None,
-    into: Into | None = None,
 ) -> RunSummary:
     """Write (or go on with) a round of the dataset at `recipe.output`; with `shard`, of its images and parts only.
-    `into` names the round and its images instead, and leaves publishing to the caller.
 
     Raises ValueError for wrong input or configuration before anything is written, and RunError when another run is
     writing the round, or the graph or the store fails; what was committed by then stays, and the same call goes on from
     there.
     """
     with settled(recipe) as recipe:
-        return _run(recipe, retry_failed, new_round, quiet, shard, into)
-
-
-def _run(
-    recipe: Recipe, retry_failed: bool, new_round: bool, quiet: bool, shard: Shard | None, into: Into | None
-) -> RunSummary:
-    started = time.time()
-    notes, folder = ListingNotes(), Folder(recipe.output)
-    listing = into.listing if into else list_images(recipe.input, recipe.include, recipe.exclude, notes)
-    if into is None:
+        notes, folder = ListingNotes(), Folder(recipe.output)
+        listing = list_images(recipe.input, recipe.include, recipe.exclude, notes)
         with first_look(folder):
             listing = with_known_ids(listing, folder, notes)
+        return run_resolved(resolve(recipe), Listed(listing, notes), retry_failed, new_round, quiet, shard)
+
+
+def run_resolved(
+    resolved: ResolvedRun,
+    listed: Listed,
+    retry_failed: bool = False,
+    new_round: bool = False,
+    quiet: bool = False,
+    shard: Shard | None = None,
+    into: Into | None = None,
+) -> RunSummary:
+    """As `run`, of the images `listed`. `into` names the round instead, and leaves publishing to the caller."""
+    started = time.time()
+    recipe, listing, notes = resolved.recipe, listed.images, listed.notes
     if shard:
         listing = shard.take(listing)
-    # loaded here once as well, so that a wrong checkpoint is one line now and not a failed actor later
-    sam, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
-    check_token(recipe, sam)
-    mark = fingerprint(recipe, sha256)
+    wanted = fingerprint(resolved)
+    folder = Folder(recipe.output)
     with first_look(folder):
         listing = without_dropped(listing, folder)
         if into is None:
             listing = without_labelled(listing, folder)
-        target = into.target if into else choose_round(folder, mark, new_round, shard)
-        check_record(target, mark)
+        target = into.target if into else choose_round(folder, wanted, new_round, shard)
+        check_record(target, wanted)
         places = dataset_places(recipe.output, _named_places(recipe, into))
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
@@ -119,16 +130,15 @@ def _run(
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
         resources = resources_for(recipe, nodes)
         if recipe.ray.address is not None:
-            weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
-            check_nodes(weights, listing, resources.gpus_per_actor, quiet, places)
-        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
-        replayed = replay_round(target, recipe.filter, mark.links, quiet)
-        replayed = replace(replayed, labelled=relabel_round(target, recipe, mark, resources, quiet, places))
+            check_nodes(resolved.checkpoints(), listing, resources.gpus_per_actor, quiet, places)
+        lease = stack.enter_context(begin_run(target, recipe, wanted, resolved.weights.sha256, run_id, into))
+        replayed = replay_round(target, recipe.filter, wanted.links, quiet)
+        replayed = replace(replayed, labelled=relabel_round(target, resolved, wanted, resources, quiet, places))
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed, shard)
-        committer = Committer(target, run_id, mark.links)
+        committer = Committer(target, run_id, wanted.links)
         finish = partial(_finish, target, notes, resources, started, replayed, committer)
         try:
-            status = _work(recipe, resources, plan, committer, lease, quiet, places)
+            status = _work(resolved, resources, plan, committer, lease, quiet, places)
         except Exception as error:
             with suppress(StoreError):  # the record of a run whose store fails is best effort
                 finish("failed")
@@ -147,7 +157,7 @@ def _named_places(recipe: Recipe, into: Into | None) -> tuple[str, ...]:
 
 
 def _work(
-    recipe: Recipe,
+    resolved: ResolvedRun,
     resources: Resources,
     plan: Plan,
     committer: Committer,
@@ -158,7 +168,7 @@ def _work(
     """Everything that is left, or, when somebody interrupts, what has come by then: `done` or `interrupted`."""
     try:
         with interruptible():
-            _stream(recipe, resources, plan, committer, lease, quiet, places)
+            _stream(resolved, resources, plan, committer, lease, quiet, places)
     except KeyboardInterrupt:
         committer.commit_unfinished()
         return "interrupted"
@@ -179,7 +189,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _stream(
-    recipe: Recipe,
+    resolved: ResolvedRun,
     resources: Resources,
     plan: Plan,
     committer: Committer,
@@ -198,14 +208,14 @@ def _stream(
             attempts = RayAttempts()
             stack.callback(attempts.close)
             duplicates = None
-            if recipe.dedup is not None:
+            if resolved.recipe.dedup is not None:
                 duplicates = RayNearDuplicates(committed_originals(committer.target, plan.redo["image_id"]))
                 stack.callback(duplicates.close)
             for chunks in plan.in_groups(resources.sam_actors):
                 committer.expect(chunks)
                 before = committer.tally.images
                 number = committer.target.number
-                graph, window = build_graph(recipe, resources, chunks, number, attempts, duplicates, places)
+                graph, window = build_graph(resolved, resources, chunks, number, attempts, duplicates, places)
                 for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                     committer.add(rows)
                     window.commit(committer.tally.images - before)

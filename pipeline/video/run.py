@@ -11,16 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.sam2.weights import load_sam2, load_segmenter
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
-from pipeline.recipes.fingerprint import SCHEMA_VERSION, Fingerprint, flat
-from pipeline.recipes.labelling import label_content, label_weights, vocabulary_of
 from pipeline.runs.attempted import MAX_FRUITLESS_RUNS, fruitless_in_a_row
 from pipeline.runs.attempts import RayAttempts
 from pipeline.runs.begin_run import Into, begin_run, check_record, choose_round, first_look
 from pipeline.runs.check_nodes import check_nodes
 from pipeline.runs.chunks import Chunk, Plan, plan_chunks
+from pipeline.runs.fingerprint import SCHEMA_VERSION, Fingerprint, flat, label_content
 from pipeline.runs.graph import TAG_CPUS
 from pipeline.runs.growing import resources_for
 from pipeline.runs.known_ids import with_known_ids
@@ -38,6 +36,7 @@ from pipeline.store.storage import Folder
 from pipeline.video.commit import MaskletCommitter, VideoTally
 from pipeline.video.masklet_round import KIND, MaskletRound
 from pipeline.video.recipe import VideoRecipe
+from pipeline.video.resolve import ResolvedVideoRun, resolve_video
 from stages.name_masklets import NameMasklets
 from stages.track_video import TrackVideos
 
@@ -85,32 +84,28 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
     listing = list_videos(recipe.input, recipe.include, recipe.exclude, notes)
     with first_look(folder):
         listing = with_known_ids(listing, folder, notes, "video_id")
-    _, sha256 = load_segmenter(recipe.model.checkpoint, recipe.model.image_size)
-    tracker_sha256 = load_sam2(recipe.track.checkpoint)[1] if recipe.track.checkpoint else None
-    mark = video_fingerprint(recipe, sha256, tracker_sha256)
+    resolved = resolve_video(recipe)
+    wanted = video_fingerprint(resolved)
     with first_look(folder):
         listing = without_dropped(listing, folder)
-        target = MaskletRound(folder, choose_round(folder, mark, new_round, None).number)
-        check_record(target, mark)
+        target = MaskletRound(folder, choose_round(folder, wanted, new_round, None).number)
+        check_record(target, wanted)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     num_cpus = None if recipe.resources.num_cpus == "auto" else recipe.resources.num_cpus
     with ExitStack() as stack:
         nodes = stack.enter_context(connected_ray(recipe.ray.address, num_cpus))
         resources = resources_for(recipe, nodes)
         if recipe.ray.address is not None:
-            weights = {recipe.model.checkpoint: sha256} | label_weights(recipe)
-            if recipe.track.checkpoint and tracker_sha256:
-                weights[recipe.track.checkpoint] = tracker_sha256
             places = dataset_places(recipe.output, input_places(recipe.input))
-            check_nodes(weights, listing, resources.gpus_per_actor, quiet, places)
-        into = Into(target, listing, {"kind": KIND})
-        lease = stack.enter_context(begin_run(target, recipe, mark, sha256, run_id, into))
+            check_nodes(resolved.checkpoints(), listing, resources.gpus_per_actor, quiet, places)
+        into = Into(target, {"kind": KIND})
+        lease = stack.enter_context(begin_run(target, recipe, wanted, resolved.weights.sha256, run_id, into))
         publish(folder, target.number)
         plan = plan_chunks(listing, target.committed(), recipe.run.commit_every, retry_failed)
-        committer = MaskletCommitter(target, run_id, mark.links)
+        committer = MaskletCommitter(target, run_id, wanted.links)
         try:
             with interruptible():
-                _stream(recipe, resources, plan, committer, lease, quiet)
+                _stream(resolved, resources, plan, committer, lease, quiet)
             status = "done"
         except KeyboardInterrupt:
             committer.commit_unfinished()
@@ -133,19 +128,21 @@ def _run_video(recipe: VideoRecipe, retry_failed: bool, new_round: bool, quiet: 
     return summary
 
 
-def video_fingerprint(recipe: VideoRecipe, weights_sha256: str, tracker_sha256: str | None) -> Fingerprint:
-    """One link, `generate`: nothing of a masklet is replayed. How many objects are followed at once is not in it."""
+def video_fingerprint(resolved: ResolvedVideoRun) -> Fingerprint:
+    """Hashes one link, `generate`, as nothing of a masklet is replayed; reads no file. How many objects are followed at
+    once is not in it."""
+    recipe = resolved.recipe
     track = recipe.track.model_dump(mode="json", exclude={"objects_at_once", "checkpoint"})
     content = flat(
         {
             "schema_version": SCHEMA_VERSION,
-            "weights_sha256": weights_sha256,
+            "weights_sha256": resolved.weights.sha256,
             "model": {"image_size": recipe.model.image_size},
             "video": recipe.video.model_dump(mode="json"),
             "generate": recipe.generate.model_dump(mode="json", exclude_none=True),
             "filter": recipe.filter.model_dump(mode="json"),
-            "track": track | {"weights_sha256": tracker_sha256},
-            **label_content(recipe),
+            "track": track | {"weights_sha256": resolved.tracker and resolved.tracker.sha256},
+            **({} if resolved.labels is None else label_content(resolved.labels)),
         }
     )
     link = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -153,7 +150,7 @@ def video_fingerprint(recipe: VideoRecipe, weights_sha256: str, tracker_sha256: 
 
 
 def _stream(
-    recipe: VideoRecipe, resources: Resources, plan: Plan, committer: MaskletCommitter, lease: Lease, quiet: bool
+    resolved: ResolvedVideoRun, resources: Resources, plan: Plan, committer: MaskletCommitter, lease: Lease, quiet: bool
 ) -> None:
     from ray.exceptions import RayError
 
@@ -167,7 +164,7 @@ def _stream(
         try:
             for chunks in plan.in_groups(resources.sam_actors):
                 committer.expect(chunks)
-                graph = _graph(recipe, resources, chunks, committer.target.number, attempts)
+                graph = _graph(resolved, resources, chunks, committer.target.number, attempts)
                 for rows in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                     committer.add(rows)
                     seen = committer.seen
@@ -183,12 +180,13 @@ def _stream(
 
 
 def _graph(
-    recipe: VideoRecipe, resources: Resources, chunks: list[Chunk], round_number: int, attempts: RayAttempts
+    resolved: ResolvedVideoRun, resources: Resources, chunks: list[Chunk], round_number: int, attempts: RayAttempts
 ) -> Any:
     """The Ray Dataset whose rows are masklets, a block a video, in no order."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
+    recipe, labels = resolved.recipe, resolved.labels
     blocks = []
     for chunk in chunks:
         videos = chunk.images.append_column("part", pa.array([chunk.part] * chunk.images.num_rows, pa.int32()))
@@ -196,7 +194,8 @@ def _graph(
     masklets = ray.data.from_blocks(blocks).map_batches(
         TrackVideos,
         fn_constructor_kwargs={
-            "checkpoint": recipe.model.checkpoint,
+            "weights": resolved.weights,
+            "tracker_weights": resolved.tracker,
             "image_size": recipe.model.image_size,
             "video": recipe.video,
             "generate": recipe.generate,
@@ -215,15 +214,14 @@ def _graph(
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,
     )
-    if recipe.tag is None:
+    if labels is None:
         return masklets
     return masklets.map_batches(
         NameMasklets,
         fn_constructor_kwargs={
             "video": recipe.video,
-            "tag": recipe.tag,
-            "caption": recipe.caption,
-            "vocabulary": vocabulary_of(recipe),
+            "tagging": labels.tagging,
+            "captioning": labels.captioning,
             "views_per_batch": resources.views_per_batch,
             "device": resources.device,
             "num_threads": resources.threads_per_actor,

@@ -11,9 +11,11 @@ from models.weights import CheckpointError, load_captioner, load_clip, load_clip
 from stages.caption_masks import CaptionMasks
 from stages.caption_rules import Contradictions, check_caption_templates, fill_templates, tags_by_group
 from stages.caption_settings import CaptionSettings
+from stages.captioning import read_captioning
 from stages.record import conform
 from stages.tag_masks import TagMasks
 from stages.tag_settings import TagSettings
+from stages.tagging import read_tagging
 from tests.stages.tag_cases import filtered_rows, pictures, save_tiny_clip, vocabulary
 
 SIZES = CaptionerConfig(embed_dim=24, vocab_size=540, context_length=16, width=16, num_heads=2, num_layers=1)
@@ -120,9 +122,10 @@ def test_what_contradicts_a_tag() -> None:
 def stages_of(clip: str, keep_features: bool, **settings: object) -> tuple[TagMasks, CaptionMasks]:
     tag = TagSettings(checkpoint=clip, threshold=0.0)
     caption = CaptionSettings(**{"templates": ("a {colour} {thing}", "a {thing}"), **settings})
+    tagging = read_tagging(tag, vocabulary())
     return (
-        TagMasks(tag, vocabulary(), 16, "cpu", 1, keep_features=True),
-        CaptionMasks(caption, tag, vocabulary(), "cpu", 1, keep_features),
+        TagMasks(tagging, 16, "cpu", 1, keep_features=True),
+        CaptionMasks(read_captioning(caption, tagging), tagging, "cpu", 1, keep_features),
     )
 
 

@@ -7,13 +7,14 @@ from pipeline.recipes.vocabularies import read_vocabulary
 from stages.embed_masks import Regions
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import read_tagging
 
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Tagger:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASKFOUNDRY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return Tagger(TagSettings(checkpoint="clip_small"), read_vocabulary("scenes"), "cpu", 8)
+        return Tagger(read_tagging(TagSettings(checkpoint="clip_small"), read_vocabulary("scenes")), "cpu", 8)
 
 
 def names(tagger: Tagger, image: np.ndarray, mask: np.ndarray) -> set[str]:

@@ -16,6 +16,7 @@ import torch
 from models.generator.settings import GenerateSettings
 from stages.attempts import AttemptCounts
 from stages.generate_masks import GenerateMasks
+from tests.pinned import pinned
 
 
 def batch(*images: tuple[str, np.ndarray | None]) -> pa.Table:
@@ -44,7 +45,7 @@ def make_stage() -> Callable[..., GenerateMasks]:
     def make(**settings: object) -> GenerateMasks:
         generate = GenerateSettings(points_per_side=3, **settings)  # type: ignore[arg-type]
         attempts = AttemptCounts()
-        return GenerateMasks("sam_tiny", None, generate, 0.0, 0.0, 64, 1, "cpu", 1, 2, attempts, None)
+        return GenerateMasks(pinned("sam_tiny"), None, generate, 0.0, 0.0, 64, 1, "cpu", 1, 2, attempts, None)
 
     return make
 
@@ -191,6 +192,6 @@ def test_prompts_of_an_image_replace_the_grid(make_stage: Callable[..., Generate
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of the compiler's own code
 def test_compiling_is_asked_of_the_generator() -> None:
     stage = GenerateMasks(
-        "sam_tiny", None, GenerateSettings(), 0.0, 0.0, 64, 1, "cpu", 1, 0, AttemptCounts(), None, compiled=True
+        pinned("sam_tiny"), None, GenerateSettings(), 0.0, 0.0, 64, 1, "cpu", 1, 0, AttemptCounts(), None, compiled=True
     )
     assert stage.generator.full_blocks  # a compiled decoder takes blocks of one size only

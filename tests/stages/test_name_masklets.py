@@ -9,10 +9,12 @@ from PIL import Image
 from models.masks.rle import areas, bounding_boxes, encode_masks
 from pipeline.recipes.vocabularies import read_vocabulary
 from stages.caption_settings import CaptionSettings
+from stages.captioning import read_captioning
 from stages.embed_masks import Regions
 from stages.masklets import masklet_table
 from stages.name_masklets import NameMasklets, shown_on
 from stages.tag_settings import TagSettings
+from stages.tagging import read_tagging
 from stages.video_settings import VideoSettings
 
 TAG = TagSettings(checkpoint="clip_small", vocabulary="scenes", threshold=0.1)
@@ -50,7 +52,9 @@ def row(folder: Path, masks: np.ndarray, number: int, key_frame: int = 0, keep: 
 
 
 def named(rows: list[dict[str, Any]], caption: CaptionSettings | None = None) -> tuple[NameMasklets, pa.Table]:
-    stage = NameMasklets(VideoSettings(), TAG, caption, read_vocabulary("scenes"), 8, "cpu", 1)
+    tagging = read_tagging(TAG, read_vocabulary("scenes"))
+    captioning = None if caption is None else read_captioning(caption, tagging)
+    stage = NameMasklets(VideoSettings(), tagging, captioning, 8, "cpu", 1)
     return stage, stage(masklet_table(rows))
 
 

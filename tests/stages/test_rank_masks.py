@@ -16,6 +16,7 @@ from stages.record import conform, mask_structs, set_columns
 from stages.row_masks import masks_of
 from stages.tag_masks import TagMasks
 from stages.tag_settings import TagSettings
+from stages.tagging import read_tagging
 from stages.text_embeddings import text_direction
 from tests.stages.tag_cases import filtered_rows, pictures, save_tiny_clip, vocabulary
 
@@ -37,7 +38,7 @@ def tagged(clip: str, keep: list[list[bool]]) -> pa.Table:
         "source": pa.array(["auto"] * 4 + ["human"]),
     }
     rows = set_columns(rows, MaskColumns.of(rows).with_fields(fields).columns())
-    return TagMasks(TagSettings(checkpoint=clip), vocabulary(), 8, "cpu", 1, keep_features=True)(rows)
+    return TagMasks(read_tagging(TagSettings(checkpoint=clip), vocabulary()), 8, "cpu", 1, keep_features=True)(rows)
 
 
 def direction(clip: str, text: str = TEXT) -> np.ndarray:
@@ -51,7 +52,7 @@ def scores_by_hand(clip: str) -> list[float]:
     text = class_embeddings(model, load_clip_tokenizer(clip, model.config), [TEXT], ["{}"])[0]
     images, masks = pictures(np.random.default_rng(0))
     rows = filtered_rows(images, masks).to_pylist()
-    settings = TagMasks(TagSettings(checkpoint=clip), vocabulary(), 8, "cpu", 1, True).tagger.encoder.views
+    settings = read_tagging(TagSettings(checkpoint=clip), vocabulary()).views
     found = []
     for image, row in zip(images, rows, strict=True):
         for mask, rle in zip(row["masks"], row["rles"], strict=True):

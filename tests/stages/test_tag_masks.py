@@ -12,7 +12,8 @@ from stages.mask_columns import embedding_hash
 from stages.record import SCHEMA, conform, set_columns
 from stages.tag_masks import TagMasks, stored_features
 from stages.tag_settings import TagSettings
-from stages.tagger import Tagger, views_for
+from stages.tagger import Tagger
+from stages.tagging import read_tagging, views_for
 from stages.text_embeddings import text_embeddings
 from stages.vocabulary import parse_vocabulary
 from tests.stages.tag_cases import filtered_rows, pictures, save_tiny_clip, vocabulary
@@ -30,9 +31,8 @@ def clip(tmp_path: Path) -> str:
 
 
 def stage(clip: str, views_per_batch: int = 7, **settings: object) -> TagMasks:
-    return TagMasks(
-        TagSettings(checkpoint=clip, **settings), vocabulary(), views_per_batch, "cpu", 1, keep_features=True
-    )
+    tagging = read_tagging(TagSettings(checkpoint=clip, **settings), vocabulary())
+    return TagMasks(tagging, views_per_batch, "cpu", 1, keep_features=True)
 
 
 def names(masks: list[dict]) -> list[list[str]]:
@@ -89,7 +89,8 @@ def test_stored_features_are_used_only_by_the_masks_that_they_are_of(clip: str) 
 
 def test_thresholds_and_features_that_are_not_kept(clip: str) -> None:
     images, masks = pictures(np.random.default_rng(2))
-    strict = TagMasks(TagSettings(checkpoint=clip, threshold=1.0), vocabulary(), 4, "cpu", 1, keep_features=False)
+    tagging = read_tagging(TagSettings(checkpoint=clip, threshold=1.0), vocabulary())
+    strict = TagMasks(tagging, 4, "cpu", 1, keep_features=False)
     rows = conform(strict(filtered_rows(images, masks))).to_pylist()
     assert all(mask["tags"] == [] for row in rows for mask in row["masks"]) and all(row["tags"] == [] for row in rows)
     assert all(row["embedding"] is None and row["mask_embeddings"] is None for row in rows)
@@ -140,23 +141,23 @@ def test_a_failed_image_passes_through(clip: str) -> None:
 
 
 def test_texts_are_embedded_once(clip: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tagger = Tagger(TagSettings(checkpoint=clip), vocabulary(), "cpu", 8)
+    tagger = Tagger(read_tagging(TagSettings(checkpoint=clip), vocabulary()), "cpu", 8)
     [stored] = (cache / "texts").iterdir()
 
     def fail(*_: object) -> None:
         raise AssertionError("embedded again")
 
     monkeypatch.setattr(stages.text_embeddings, "class_embeddings", fail)
-    again = Tagger(TagSettings(checkpoint=clip), vocabulary(), "cpu", 8)
+    again = Tagger(read_tagging(TagSettings(checkpoint=clip), vocabulary()), "cpu", 8)
     assert all(np.array_equal(one, other) for one, other in zip(tagger.words, again.words, strict=True))
     assert [len(words) for words in again.words] == [5, 3]
     stored.write_bytes(stored.read_bytes()[:100])
     with pytest.raises(AssertionError, match="embedded again"):
-        Tagger(TagSettings(checkpoint=clip), vocabulary(), "cpu", 8)
+        Tagger(read_tagging(TagSettings(checkpoint=clip), vocabulary()), "cpu", 8)
 
 
 def test_synonyms_are_averaged_and_other_scripts_are_words(clip: str) -> None:
-    tagger = Tagger(TagSettings(checkpoint=clip), vocabulary(), "cpu", 8)
+    tagger = Tagger(read_tagging(TagSettings(checkpoint=clip), vocabulary()), "cpu", 8)
 
     def directions(text: str) -> np.ndarray:
         words = parse_vocabulary(f"groups: {{thing: {{templates: ['a {{}}'], words: {text}}}}}", "w.yaml")
@@ -169,7 +170,7 @@ def test_synonyms_are_averaged_and_other_scripts_are_words(clip: str) -> None:
 
 
 def test_a_word_that_is_too_long_is_one_line(clip: str) -> None:
-    tagger = Tagger(TagSettings(checkpoint=clip), vocabulary(), "cpu", 8)
+    tagger = Tagger(read_tagging(TagSettings(checkpoint=clip), vocabulary()), "cpu", 8)
     with pytest.raises(ValueError, match=r"'a b c.*tokens, the model reads .*; shorten it"):
         text_embeddings(tagger.clip, tagger.tokenizer, parse_vocabulary("a b c d e f g h i j k l", "w.txt"), "x")
 

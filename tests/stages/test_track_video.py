@@ -12,6 +12,7 @@ from stages.attempts import AttemptCounts
 from stages.filter_settings import FilterSettings
 from stages.track_video import TrackVideos
 from stages.video_settings import TrackSettings, VideoSettings
+from tests.pinned import pinned
 
 
 def test_a_sam_2_finds_the_objects_and_follows_them_by_its_own_memory(tmp_path: Path) -> None:
@@ -22,7 +23,8 @@ def test_a_sam_2_finds_the_objects_and_follows_them_by_its_own_memory(tmp_path: 
 
     def rows(checkpoint: str, follower: str | None) -> list[dict]:
         stage = TrackVideos(
-            checkpoint,
+            pinned(checkpoint),
+            follower and pinned(follower),
             None,
             VideoSettings(),
             GenerateSettings(points_per_side=2),

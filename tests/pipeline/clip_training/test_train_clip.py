@@ -32,6 +32,7 @@ from stages.embed_masks import Regions
 from stages.tag_rules import Thresholds, choose_tags
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
+from stages.tagging import read_tagging
 
 LABELS = {"thing": "category", "colour": "colour", "pattern": "pattern", "caption": "caption"}
 MODEL = {
@@ -215,7 +216,8 @@ def test_calibration_writes_thresholds_that_measuring_uses(scenes: Path, trained
 
 
 def test_nothing_is_no_thing_from_the_raised_thresholds_on(trained: Path) -> None:
-    tagger = Tagger(TagSettings(checkpoint=str(trained), vocabulary="scenes"), read_vocabulary("scenes"), "cpu", 32)
+    settings = TagSettings(checkpoint=str(trained), vocabulary="scenes")
+    tagger = Tagger(read_tagging(settings, read_vocabulary("scenes")), "cpu", 32)
     low = Thresholds({"thing": 0.0, "colour": 0.0}, {"thing": {"dog": 0.2}})
     raised = raise_above_blanks(tagger, low)
     assert raised.words["thing"]["dog"] >= 0.2 and low.words == {"thing": {"dog": 0.2}}

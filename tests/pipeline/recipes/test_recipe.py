@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipes.fingerprint import fingerprint
+from models.pinned_weights import PinnedWeights
 from pipeline.recipes.load_recipe import load_recipe, load_run_recipe, shipped_recipes, validate_recipe
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.resolve import resolve_labels_of
 from pipeline.video.recipe import VideoRecipe
 
+WEIGHTS = PinnedWeights("sam_tiny", "weights")
 MINIMAL = {"input": "photos", "output": "out"}
 
 
@@ -115,7 +118,7 @@ def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
 
 def test_a_range_of_samples_is_another_dataset_and_a_limit_of_bytes_is_not() -> None:
     def links(**decode: object) -> dict[str, str]:
-        return fingerprint(validate_recipe({**MINIMAL, "decode": decode}), "weights").links
+        return fingerprint(resolve_labels_of(validate_recipe({**MINIMAL, "decode": decode}), WEIGHTS)).links
 
     assert links() == links(max_bytes=5) == links(sample_range=None)
     assert len({links()["generate"], links(sample_range=[0, 4095])["generate"], links(max_pixels=5)["generate"]}) == 3

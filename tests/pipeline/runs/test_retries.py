@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import RunError, StoreError, store_failure
-from pipeline.recipes.fingerprint import Fingerprint
 from pipeline.recipes.load_recipe import validate_recipe
 from pipeline.runs.attempted import fruitless_in_a_row, has_ended
 from pipeline.runs.begin_run import choose_round
+from pipeline.runs.fingerprint import Fingerprint
 from pipeline.runs.run import run
 from pipeline.store.rounds import Round, publish
 from pipeline.store.shards import Shard

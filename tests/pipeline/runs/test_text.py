@@ -12,10 +12,11 @@ from models.weights import load_clip, load_sam, save_clip_prompt
 from pipeline.dataset import open_dataset
 from pipeline.queries.find import find
 from pipeline.queries.query import query
-from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import validate_recipe, validate_video_recipe
 from pipeline.recipes.recipe import Recipe
 from pipeline.replays.refilter import refilter
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.resolve import resolve
 from pipeline.runs.run import run
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
@@ -147,14 +148,14 @@ def test_a_run_ranks_as_it_goes_and_a_projection_prompts_the_sam(content: dict, 
 
 
 def test_a_text_is_a_link_of_its_own_unless_it_prompts(content: dict, tmp_path: Path) -> None:
-    plain, one, other = (fingerprint(recipe(content, text), "w").links for text in (None, "a ball", "a tree"))
+    plain, one, other = (fingerprint(resolve(recipe(content, text))).links for text in (None, "a ball", "a tree"))
     assert "text" not in plain and one.keys() - plain.keys() == {"text"}
     assert all(one[link] == other[link] == plain[link] for link in plain) and one["text"] != other["text"]
     first = projection(tmp_path / "prompt.safetensors")
-    prompted, another = (fingerprint(recipe(content, text, first), "w") for text in ("a ball", "a tree"))
+    prompted, another = (fingerprint(resolve(recipe(content, text, first))) for text in ("a ball", "a tree"))
     assert len({one["generate"], prompted.links["generate"], another.links["generate"]}) == 3
     moved = str(shutil.copy2(first, tmp_path / "elsewhere.safetensors"))
-    assert fingerprint(recipe(content, "a ball", moved), "w") == prompted
+    assert fingerprint(resolve(recipe(content, "a ball", moved))) == prompted
 
 
 def test_what_cannot_be_is_one_line_before_anything_is_written(content: dict, tmp_path: Path) -> None:

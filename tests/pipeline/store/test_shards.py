@@ -8,12 +8,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from models.pinned_weights import PinnedWeights
 from pipeline.errors import RunError
-from pipeline.recipes.fingerprint import fingerprint
 from pipeline.recipes.load_recipe import validate_recipe
 from pipeline.recipes.recipe import Recipe
 from pipeline.runs.begin_run import choose_round
 from pipeline.runs.chunks import plan_chunks
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.resolve import resolve_labels_of
 from pipeline.runs.run import RunSummary, run
 from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import listing_table
@@ -169,14 +171,14 @@ def test_two_shards_at_once_do_each_image_once(photos: Path, tmp_path: Path, ray
 
 def test_a_new_round_is_started_by_one_shard_and_joined_by_the_others(tmp_path: Path) -> None:
     folder, settings = Folder(str(tmp_path)), recipe(tmp_path, tmp_path)
-    mark = fingerprint(settings, "weights")
+    wanted = fingerprint(resolve_labels_of(settings, PinnedWeights("sam_tiny", "weights")))
 
     def chosen(number: int, new_round: bool = True) -> int:
-        return choose_round(folder, mark, new_round, Shard(number, 2)).number
+        return choose_round(folder, wanted, new_round, Shard(number, 2)).number
 
     def begun(round_number: int, *shards: int) -> None:
         target = Round(folder, round_number)
-        target.create_record({"shards": 2, "fingerprints": mark.links, "runs": []})
+        target.create_record({"shards": 2, "fingerprints": wanted.links, "runs": []})
         for number in shards:
             Round(folder, round_number, Shard(number, 2)).add_run(
                 {"started": "now", "status": "done", "shard": f"{number}/2"}

@@ -93,7 +93,7 @@ def test_a_projection_of_clip_embeddings_is_exported_beside_the_sam(labelled: Pa
     recipe = _recipe(labelled, tmp_path / "out", text_prompt={"clip": clip, "num_prompts": 2, "min_side": 8})
     last = train_on(recipe, CPU)
     assert last is not None and last.text_iou is not None
-    projection = load_clip_prompt(str(tmp_path / "out" / CLIP_PROMPT))
+    projection, _ = load_clip_prompt(str(tmp_path / "out" / CLIP_PROMPT))
     assert projection(torch.ones(1, CLIP_SIZES["debug"].embed_dim)).shape == (1, 1, 32)
     notes = read_metadata(str(tmp_path / "out" / CLIP_PROMPT))
     assert (notes["clip"], notes["clip_sha256"]) == (clip, read_checkpoint(clip).sha256)

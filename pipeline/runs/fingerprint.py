@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.recipes.labelling import label_content, text_prompt_content
 from pipeline.recipes.recipe import Recipe
+from pipeline.runs.resolve import ResolvedLabels, ResolvedRun
 
 SCHEMA_VERSION = 1
 
@@ -19,14 +19,17 @@ class Fingerprint:
     content: dict[str, dict[str, Any]]
 
 
-def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
-    """Links `generate` and `filter`, and of a recipe that names masks `embed`, `tag`, `caption` and `text`. Paths, pool
-    and batch sizes, devices and `commit_every` are not part of them."""
+def fingerprint(resolved: ResolvedRun) -> Fingerprint:
+    """Hashes links `generate` and `filter`, and of a recipe that names masks `embed`, `tag`, `caption` and `text`.
+
+    Reads no file. Paths, pool and batch sizes, devices and `commit_every` are not part of the links.
+    """
+    recipe = resolved.recipe
     content = {
         "generate": flat(
             {
                 "schema_version": SCHEMA_VERSION,
-                "weights_sha256": weights_sha256,
+                "weights_sha256": resolved.weights.sha256,
                 "model": {"image_size": recipe.model.image_size},
                 "decode": _decode_content(recipe),
                 # a text alone ranks what was generated, which is the link `text`
@@ -35,18 +38,59 @@ def fingerprint(recipe: Recipe, weights_sha256: str) -> Fingerprint:
                 "min_predicted_iou": recipe.min_predicted_iou,
                 "min_stability_score": recipe.min_stability,
                 **({} if recipe.dedup is None else {"dedup": recipe.dedup}),
-                **text_prompt_content(recipe),
+                **_prompt_content(resolved),
             }
         ),
         "filter": flat({"filter": _filter_content(recipe)}),
-        **{name: flat({name: values}) for name, values in label_content(recipe).items()},
     }
+    if resolved.labels is not None:
+        content |= {name: flat({name: values}) for name, values in label_content(resolved.labels).items()}
+    if resolved.direction is not None:
+        content["text"] = {"text.text": recipe.generate.text}
     links: dict[str, str] = {}
     previous = ""
     for name, values in content.items():
         text = json.dumps([previous, values], sort_keys=True)
         previous = links[name] = hashlib.sha256(text.encode()).hexdigest()
     return Fingerprint(links, content)
+
+
+def label_content(labels: ResolvedLabels) -> dict[str, dict[str, Any]]:
+    """What the links `embed`, `tag` and `caption` stand for, as far as there are captions."""
+    tagging, captioning = labels.tagging, labels.captioning
+    settings, thresholds = tagging.settings, tagging.thresholds
+    content: dict[str, dict[str, Any]] = {
+        "embed": {
+            "weights_sha256": tagging.weights.sha256,
+            "views": tagging.views.model_dump(mode="json"),
+            "dense_size": settings.dense_size if settings.dense else None,
+        },
+        "tag": {
+            "vocabulary": tagging.vocabulary.sha256(),
+            "threshold": settings.threshold,
+            "group_thresholds": dict(thresholds.groups),
+            "word_thresholds": {group: dict(words) for group, words in thresholds.words.items()},
+            "candidates": settings.candidates,
+            # those that come with the checkpoint follow from it
+            **({} if settings.tokens is None else {"tokens_sha256": tagging.tokenizer.sha256}),
+        },
+    }
+    if captioning is not None:
+        plain = captioning.settings.model_dump(mode="json", exclude={"captioner"})
+        weights = captioning.captioner and captioning.captioner.sha256
+        content["caption"] = plain | {"weights_sha256": weights, "min_score": captioning.min_score}
+    return content
+
+
+def _prompt_content(resolved: ResolvedRun) -> dict[str, Any]:
+    """What decides a text's prompt, where the recipe has a projection that makes one."""
+    if resolved.prompt is None or resolved.labels is None:
+        return {}
+    return {
+        "text": resolved.recipe.generate.text,
+        "clip_prompt_sha256": resolved.prompt.projection_sha256,
+        "clip_sha256": resolved.labels.tagging.weights.sha256,
+    }
 
 
 def _decode_content(recipe: Recipe) -> dict[str, Any]:
