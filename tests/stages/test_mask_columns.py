@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.mask_columns import (
@@ -19,6 +19,7 @@ from stages.row_masks import Embedding, RowMask, is_embedded, mask_lists, masks_
 
 Row = dict[str, Any]
 SMALL = st.binary(max_size=3)
+PATIENT = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -67,6 +68,7 @@ def expected(rows: list[Row], chosen: list[list[int]]) -> list[Row]:
     return found
 
 
+@PATIENT
 @given(st.data(), st.booleans())
 def test_slices_and_orders_are_those_of_each_column(data: st.DataObject, split: bool) -> None:
     rows = data.draw(image_rows(data.draw(st.integers(1, 4))))
@@ -90,6 +92,7 @@ def test_slices_and_orders_are_those_of_each_column(data: st.DataObject, split: 
     assert plain(MaskColumns.stacked(alone)) == plain(columns)
 
 
+@PATIENT
 @given(st.data())
 def test_joined_rows_are_the_lists_one_behind_the_other(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 4))
@@ -101,6 +104,7 @@ def test_joined_rows_are_the_lists_one_behind_the_other(data: st.DataObject) -> 
         assert both == mask_lists(values, embedded)
 
 
+@PATIENT
 @given(st.data())
 def test_rows_of_plain_values_hold_the_same(data: st.DataObject) -> None:
     rows = table(data.draw(image_rows(2))).to_pylist()
