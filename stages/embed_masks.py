@@ -46,7 +46,9 @@ class MaskEncoder:
 
         Raises ValueError if the model has no such features."""
         if dense_size is not None and not clip.config.is_resnet:
-            raise ValueError("tag.dense: this CLIP is a ViT, which has no dense features; set tag.dense false")
+            raise ValueError(
+                "tag.dense: only a ModifiedResNet has dense features, which this CLIP is not; set tag.dense false"
+            )
         self.clip = clip
         self.views = views
         self.views_per_batch = views_per_batch
@@ -54,7 +56,8 @@ class MaskEncoder:
 
     def encode(self, regions: Sequence[Regions]) -> list[tuple[Features, Features]]:
         """For each image its own feature (D,) and those of its masks (N, D)."""
-        wholes = self._encode((whole_view(one.image, self.clip.config) for one in regions), self._normalised)
+        size = self.views.whole_size
+        wholes = self._encode((whole_view(one.image, self.clip.config, size) for one in regions), self._normalised)
         if self.dense_size is not None:
             return [(whole, self._dense(one)) for whole, one in zip(wholes, regions, strict=True)]
         seen = [one.boxes[:, 2:].min(axis=1, initial=1) > 0 for one in regions]

@@ -165,7 +165,9 @@ def _what_shapes_do_not_tell(hugging_face_config: str) -> dict[str, Any]:
 
 
 def resize_positions(state: Mapping[str, Tensor], config: ClipConfig) -> StateDict:
-    """Official weights with the image tower's positions interpolated to the grid of `config`."""
+    """Official weights with the image tower's positions, where it has any, interpolated to the grid of `config`."""
+    if config.is_efficientnet:
+        return dict(state)
     key = "visual.attnpool.positional_embedding" if config.is_resnet else "visual.positional_embedding"
     return {**state, key: interpolate_positions(state[key], config.grid_size, config.grid_size)}
 

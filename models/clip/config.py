@@ -9,7 +9,8 @@ from models.sizes import sizes_from_json
 
 Activation = Literal["quick_gelu", "gelu"]
 
-RESNET_STRIDE = 32  # of a ModifiedResNet as a whole
+RESNET_STRIDE = 32  # of a ModifiedResNet as a whole, and of EfficientNet-Lite0
+EFFICIENTNET_LAYERS = (1, 2, 2, 3, 3, 4, 1)  # the blocks of EfficientNet-Lite0's stages
 RESNET_EXPANSION = 32  # channels of its last feature map for each channel of its stem
 
 
@@ -18,8 +19,10 @@ class ClipConfig:
     """Sizes of a CLIP; the defaults are those of the published ViT-B/32 (arXiv:2103.00020, tables 19 and 20).
 
     `vision_layers` tells the kind of image tower: one number is the depth of a ViT, four are the bottlenecks in the
-    stages of a ModifiedResNet, whose stem then has `vision_width` channels. `image_size` and `patch_size` are in
-    pixels. `embed_dim` is the width of the space that images and texts share.
+    stages of a ModifiedResNet, whose stem then has `vision_width` channels, and EFFICIENTNET_LAYERS are those of
+    EfficientNet-Lite0, of whose features `kinds_dim` components tell kinds and the others, by a layer of `looks_width`,
+    looks. `image_size` and `patch_size` are in pixels. `embed_dim` is the width of the space that images and texts
+    share.
     Raises ValueError where sizes do not fit together.
     """
 
@@ -29,6 +32,8 @@ class ClipConfig:
     vision_layers: tuple[int, ...] = (12,)
     vision_width: int = 768
     vision_heads: int = 12
+    kinds_dim: int = 0
+    looks_width: int = 0
     context_length: int = 77
     vocab_size: int = 49408
     text_width: int = 512
@@ -39,21 +44,26 @@ class ClipConfig:
     pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
-        if len(self.vision_layers) not in (1, 4):
+        if len(self.vision_layers) not in (1, 4) and not self.is_efficientnet:
             raise ValueError(
-                f"vision_layers: {self.vision_layers} has {len(self.vision_layers)} numbers; "
-                "use one for a ViT, or four for a ModifiedResNet"
+                f"vision_layers: {self.vision_layers} has {len(self.vision_layers)} numbers; use one for a ViT, "
+                f"four for a ModifiedResNet, or {EFFICIENTNET_LAYERS} for EfficientNet-Lite0"
             )
-        if self.is_resnet and self.patch_size != RESNET_STRIDE:
+        if (self.is_resnet or self.is_efficientnet) and self.patch_size != RESNET_STRIDE:
+            name = "a ModifiedResNet" if self.is_resnet else "EfficientNet-Lite0"
+            raise ValueError(f"patch_size: {self.patch_size} for {name}; its stride is always {RESNET_STRIDE}")
+        if self.is_efficientnet and not (0 < self.kinds_dim < self.embed_dim and self.looks_width > 0):
             raise ValueError(
-                f"patch_size: {self.patch_size} for a ModifiedResNet; its stride is always {RESNET_STRIDE}"
+                f"kinds_dim: {self.kinds_dim} of {self.embed_dim} (embed_dim) with looks_width {self.looks_width}; "
+                "EfficientNet-Lite0 needs some of embed_dim for kinds, some for looks, and a looks_width"
             )
         if self.activation not in get_args(Activation):
             raise ValueError(
                 f"activation: {self.activation!r} is unknown; use one of {', '.join(get_args(Activation))}"
             )
         self._require_multiple("image_size", "patch_size")
-        self._require_multiple("feature_width", "vision_heads")
+        if not self.is_efficientnet:  # which has no heads
+            self._require_multiple("feature_width", "vision_heads")
         self._require_multiple("text_width", "text_heads")
 
     def _require_multiple(self, name: str, divisor_name: str) -> None:
@@ -64,6 +74,10 @@ class ClipConfig:
     @property
     def is_resnet(self) -> bool:
         return len(self.vision_layers) == 4
+
+    @property
+    def is_efficientnet(self) -> bool:
+        return self.vision_layers == EFFICIENTNET_LAYERS
 
     @property
     def grid_size(self) -> int:
@@ -154,5 +168,8 @@ CLIP_SIZES: dict[str, ClipConfig] = {
     # Its first stage has two bottlenecks, so that one with and one without a projected shortcut run.
     "debug_resnet": dataclasses.replace(
         _DEBUG, image_size=96, patch_size=32, vision_layers=(2, 1, 1, 1), vision_width=8, vision_heads=4
+    ),
+    "debug_efficientnet": dataclasses.replace(
+        _DEBUG, patch_size=32, vision_layers=EFFICIENTNET_LAYERS, kinds_dim=16, looks_width=8
     ),
 }

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.config import ClipConfig
+from models.clip.efficientnet_tower import EfficientNetTower
 from models.clip.resnet import ModifiedResNet
 from models.clip.transformer import Transformer
 from models.clip.vision_transformer import VisionTransformer
@@ -21,7 +22,7 @@ class Clip(nn.Module):
     Features come as they leave the towers; `logits` brings them to unit length. D is `config.embed_dim`.
     """
 
-    def __init__(self, config: ClipConfig, visual: VisionTransformer | ModifiedResNet) -> None:
+    def __init__(self, config: ClipConfig, visual: VisionTransformer | ModifiedResNet | EfficientNetTower) -> None:
         super().__init__()
         self.config = config
         self.visual = visual
@@ -59,14 +60,29 @@ class Clip(nn.Module):
         """
         return self.visual(self._checked(images))
 
+    def pool_image(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, 3, H, W) -> what the tower's trunk pools of them (B, F), which `encode_pooled` makes
+        features of. Raises ValueError for other towers than EfficientNet-Lite0, and as `encode_image`."""
+        return self._pooling_tower().pool(self._checked(images))
+
+    def encode_pooled(self, pooled: Tensor) -> Tensor:
+        """What `pool_image` gives (B, F) -> features (B, D)."""
+        return self._pooling_tower().project(pooled)
+
+    def _pooling_tower(self) -> EfficientNetTower:
+        if not isinstance(self.visual, EfficientNetTower):
+            raise ValueError("vision_layers: only EfficientNet-Lite0's pooled maps are projected to features")
+        return self.visual
+
     def encode_regions(self, images: Tensor, masks: Tensor) -> Tensor:
         """Features of K regions of each image, from one pass over it: (B, 3, H, W), (B, K, h, w) -> (B, K, D).
 
         `masks` are 0 to 1, cover the same view as `images` and may have another resolution.
-        Raises ValueError for a ViT, which has no dense features that its pooling was trained on.
+        Raises ValueError for other towers than a ModifiedResNet: they have no dense features that their pooling was
+        trained on.
         """
         if not isinstance(self.visual, ModifiedResNet):
-            raise ValueError("vision_layers: a ViT has no mask-pooled features; use crops, or a ModifiedResNet")
+            raise ValueError("vision_layers: only a ModifiedResNet has mask-pooled features; use it, or crops")
         return self.visual.pool_regions(self.visual.feature_map(self._checked(images)), masks)
 
     def encode_text(self, tokens: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ Box = tuple[int, int, int, int]
 class ViewSettings(BaseModel):
     """`scales`: sides of the views over the longer side of the mask's box; their features are averaged.
     `blur`: deviation of the background's blur over the side of the view. `fade`: how far the background moves towards
-    CLIP's mean colour; 0 only blurs, which is best for published weights."""
+    CLIP's mean colour; 0 only blurs, which is best for published weights. `whole_size`: pixels of the side of the view
+    of a whole image, as many as those of masks by default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +34,7 @@ class ViewSettings(BaseModel):
     blur: Annotated[float, Field(ge=0, le=0.5)] = 0.08
     fade: Annotated[float, Field(ge=0, le=1)] = 0.0
     min_side: Annotated[int, Field(ge=1)] = 12  # pixels of the image that a view shows at least
+    whole_size: Annotated[int, Field(ge=32)] | None = None
 
 
 def region_view(
@@ -117,13 +119,14 @@ def _mean_colour(config: ClipConfig) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in config.pixel_mean)
 
 
-def whole_view(image: NDArray[np.uint8], config: ClipConfig) -> NDArray[np.uint8]:
-    """The whole image (H, W, 3) as (S, S, 3): the longer side fits, the rest is CLIP's mean colour.
+def whole_view(image: NDArray[np.uint8], config: ClipConfig, size: int | None = None) -> NDArray[np.uint8]:
+    """The whole image (H, W, 3) as (S, S, 3): the longer side fits, the rest is CLIP's mean colour. S is `size`, by
+    default `config.image_size`.
 
     CLIP's own preprocessing crops the middle, which loses what stands at the sides.
     """
     height, width = image.shape[:2]
-    size = config.image_size
+    size = size or config.image_size
     factor = size / max(height, width)
     shape = (max(1, round(height * factor)), max(1, round(width * factor)))
     view = np.empty((size, size, 3), np.uint8)

@@ -10,11 +10,17 @@ from pipeline.json_text import json_text
 
 Checkpoint = Annotated[str, typer.Argument(help="A CLIP's name, or a checkpoint file or folder.")]
 Data = Annotated[str, typer.Option(help="A folder with annotations.json and images/, or a COCO JSON file.")]
+Datas = Annotated[
+    list[str],
+    typer.Option("--data", help="A folder with annotations.json and images/, or a COCO JSON file; or several."),
+]
 Words = Annotated[str, typer.Option("--vocabulary", help="A shipped vocabulary's name, or a file.")]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
-        "--label", metavar="GROUP=FIELD", help="The annotations' field of a group; thing=category by default."
+        "--label",
+        metavar="GROUP=FIELD",
+        help="The field of a group, of annotations or of images of one thing; thing=category by default.",
     ),
 ]
 
@@ -22,7 +28,7 @@ Labels = Annotated[
 def calibrate_tags_command(
     checkpoint: Checkpoint,
     destination: Annotated[str, typer.Argument(help="The .safetensors file to write.")],
-    data: Data,
+    data: Datas,
     vocabulary: Words = "everyday",
     label: Labels = None,
     precision: Annotated[float, typer.Option(min=0, max=1, help="The share of tags that are to be right.")] = 0.95,
@@ -38,14 +44,14 @@ def calibrate_tags_command(
     from stages.tag_settings import TagSettings
 
     words, settings = read_vocabulary(vocabulary), TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
-    found = calibrate_tags(settings, words, [data], parse_labels(label), Path(destination), precision, blanks)
+    found = calibrate_tags(settings, words, data, parse_labels(label), Path(destination), precision, blanks)
     for group, threshold in found.groups.items():
         say(f"{group}: {threshold:.3f}, and its own for {len(found.words[group])} words")
     say(f"{checkpoint} → {destination}")
 
 
 def measure_tags_command(
-    checkpoint: Checkpoint, data: Data, vocabulary: Words = "everyday", label: Labels = None, as_json: AsJson = False
+    checkpoint: Checkpoint, data: Datas, vocabulary: Words = "everyday", label: Labels = None, as_json: AsJson = False
 ) -> None:
     """How often a CLIP's likeliest word is right on labelled masks, and its tags at their thresholds."""
     from dataclasses import asdict
@@ -55,14 +61,15 @@ def measure_tags_command(
     from stages.tag_settings import TagSettings
 
     settings = TagSettings(checkpoint=checkpoint, vocabulary=vocabulary)
-    found = measure_tags(settings, read_vocabulary(vocabulary), [data], parse_labels(label), quiet=as_json)
+    found = measure_tags(settings, read_vocabulary(vocabulary), data, parse_labels(label), quiet=as_json)
     if as_json:
         say(json_text({group: asdict(one) for group, one in found.items()}))
         return
     for group, one in found.items():
         say(
-            f"{group}: {one.num_masks:,} masks, likeliest word right {one.accuracy:.1%} (large masks "
-            f"{one.accuracy_large:.1%}); tags right {one.precision:.1%}, no tag {one.abstained:.1%}"
+            f"{group}: {one.num_masks:,} masks and images, likeliest word right {one.accuracy:.1%} (or implied by the "
+            f"right one {one.accuracy_kin:.1%}; large masks {one.accuracy_large:.1%}); tags right {one.precision:.1%}, "
+            f"no tag {one.abstained:.1%}"
         )
 
 

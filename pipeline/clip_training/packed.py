@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +37,30 @@ def pack_views(
     wholes = [picture.whole for picture in pictures if picture.whole is not None]
     size, num_scales = config.image_size, len(views.scales)
     shape = (len(masks) * num_scales + len(wholes), size, size, 3)
-    path, note = folder / _NAME, folder / f"{_NAME}.json"
-    key = json.dumps([views.model_dump(mode="json"), config.to_json(), seed, _digest(pictures)])
+    key = json.dumps([views.model_dump(mode="json"), config.to_json(), seed, digest(pictures)])
+
+    def render(rows: NDArray[Any]) -> None:
+        _render(rows, pictures, views, config, seed, len(masks) * num_scales, quiet)
+
+    stored = stored_rows(folder, _NAME, key, shape, np.uint8, render)
+    of_masks = stored[: len(masks) * num_scales].reshape(len(masks), num_scales, size, size, 3)
+    return PackedViews(masks, of_masks, wholes, stored[len(masks) * num_scales :])
+
+
+def stored_rows(
+    folder: Path, name: str, key: str, shape: tuple[int, ...], dtype: Any, fill: Callable[[NDArray[Any]], None]
+) -> NDArray[Any]:
+    """The array of this `key` in `folder`, mapped; `fill` makes it where it is not there, or another's."""
+    path, note = folder / name, folder / f"{name}.json"
     if not (note.exists() and path.exists() and note.read_text(encoding="utf-8") == key):
         folder.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)  # what it describes is about to change
-        rows = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        _render(rows, pictures, views, config, seed, len(masks) * num_scales, quiet)
+        rows = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        fill(rows)
         rows.flush()
         note.write_text(key, encoding="utf-8")
-    stored = np.load(path, mmap_mode="r")
-    of_masks = stored[: len(masks) * num_scales].reshape(len(masks), num_scales, size, size, 3)
-    return PackedViews(masks, of_masks, wholes, stored[len(masks) * num_scales :])
+    stored: NDArray[Any] = np.load(path, mmap_mode="r")
+    return stored
 
 
 def _render(
@@ -64,7 +77,7 @@ def _render(
         for done, picture in enumerate(pictures, start=1):
             pixels, rng = picture.pixels(), np.random.default_rng([seed, 2, done])
             if picture.whole is not None:
-                rows[whole] = whole_view(pixels, config)
+                rows[whole] = whole_view(pixels, config, views.whole_size)
                 whole += 1
             for view in picture.masks:
                 assert view.rle is not None
@@ -75,12 +88,12 @@ def _render(
             update(done, "")
 
 
-def _digest(pictures: Sequence[LabelledPicture]) -> str:
+def digest(pictures: Sequence[LabelledPicture]) -> str:
     """What the views follow from: the pictures, by name and time, and their masks."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for picture in pictures:
         status = picture.path.stat()
-        digest.update(f"{picture.path} {status.st_size} {status.st_mtime_ns} {picture.whole is None}".encode())
+        found.update(f"{picture.path} {status.st_size} {status.st_mtime_ns} {picture.whole is None}".encode())
         for view in picture.masks:
-            digest.update(view.rle or b"")
-    return digest.hexdigest()
+            found.update(view.rle or b"")
+    return found.hexdigest()

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.clip.config import ClipConfig
+from models.clip.config import EFFICIENTNET_LAYERS, ClipConfig
 from models.clip.regions import ViewSettings
 from models.training.clip_trainer import ClipTrainerSettings
+from models.training.looks import LooksSettings
 from models.training.optim import OptimSettings
 
 
@@ -58,6 +59,49 @@ class ClipTrainRecipe(BaseModel):
         """What must not change between two sittings of one training."""
         plain = self.model_dump(mode="json")
         return {name: value for name, value in plain.items() if name not in _MAY_CHANGE}
+
+
+class ClassifierClipTrainRecipe(BaseModel):
+    """A CLIP made of a classifier of images, whose trunk does not learn, and of labelled masks; brief, so not resumed:
+    what the trunk pools of the masks is computed once and kept in the output.
+
+    `classifier`: the published weights of an EfficientNet-Lite0 that tells ImageNet's classes. `classes`: the
+    vocabulary whose first group's first words name them, in the order of the weights' rows. `vocabulary`: that of the
+    labelled masks. `masks_per_image`: as many of an image's masks at most, drawn once. `ridge`: how far a token's pull
+    is held back where the text tower is fitted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["classifier_clip"]
+    data: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    classifier: str
+    classes: str = "everyday"
+    vocabulary: str = "scenes"
+    labels: dict[str, str] = Field(default_factory=lambda: {"thing": "category"})
+    model: dict[str, Any]
+    max_tokens: Annotated[int, Field(gt=514)] = 3072
+    masks_per_image: Annotated[int, Field(ge=1)] | None = None
+    views: ViewSettings = ViewSettings()
+    looks: LooksSettings = LooksSettings()
+    ridge: Annotated[float, Field(gt=0)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_threads: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClassifierClipTrainRecipe":
+        try:
+            sizes = self.sizes(vocab_size=self.max_tokens)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+        if not sizes.is_efficientnet:
+            raise ValueError(f"model: vision_layers must be EfficientNet-Lite0's, {EFFICIENTNET_LAYERS}")
+        return self
+
+    def sizes(self, vocab_size: int) -> ClipConfig:
+        """The sizes that the recipe names."""
+        return ClipConfig.from_json(json.dumps({**self.model, "vocab_size": vocab_size}))
 
 
 _MAY_CHANGE = ("output", "checkpoint_every", "stop_after", "num_threads")

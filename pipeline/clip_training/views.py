@@ -1,5 +1,6 @@
 """Labelled views for CLIP: masks of annotated images, and whole images, each with the texts that describe it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +45,29 @@ class LabelledPicture:
 def read_labelled_views(data: Sequence[str], labels: dict[str, str]) -> list[LabelledPicture]:
     """The pictures of labelled folders or COCO JSON files that have masks with texts.
 
-    `labels` says for each group of texts which field of an annotation holds them; `category` is the name of its
+    `labels` says for each group of texts which field of an annotation, or of an image that shows one thing, holds them;
+    of several fields, written `category/class`, the first that is there. `category` is the name of the annotation's
     category. A caption is cut before the annotation's `relation`, which the view of a mask cannot show. Raises
-    ValueError for a file that is missing or no COCO, and if no mask has a text.
+    ValueError for a file that is missing or no COCO, and if neither a mask nor an image has a text.
     """
     found = [picture for one in data for picture in _read(one, labels)]
-    if not any(picture.masks for picture in found):
+    if not any(picture.masks or picture.whole for picture in found):
         fields = ", ".join(sorted({*labels.values()}))
         raise ValueError(
             f"data: no annotation of {', '.join(data)} has one of the fields {fields}; name others in labels"
         )
+    return found
+
+
+def some_masks(pictures: Sequence[LabelledPicture], limit: int | None, seed: int) -> list[LabelledPicture]:
+    """The pictures with at most `limit` masks each, drawn at random in their order."""
+    found = []
+    for number, picture in enumerate(pictures):
+        masks = picture.masks
+        if limit is not None and len(masks) > limit:
+            drawn = np.random.default_rng([seed, number]).permutation(len(masks))[:limit]
+            masks = tuple(masks[index] for index in np.sort(drawn))
+        found.append(dataclasses.replace(picture, masks=masks))
     return found
 
 
@@ -68,8 +82,11 @@ def _read(data: str, labels: dict[str, str]) -> list[LabelledPicture]:
                 f"{source}: image {shown(identity)} lacks a file_name, height or width; COCO files need them"
             )
         masks = _masks(coco, coco.annotations.get(identity, []), labels, size)
+        of_image = _texts(record, {group: field for group, field in labels.items() if group != CAPTION})
         caption = as_text(record.get(CAPTION)) if CAPTION in labels else None
-        whole = LabelledView(None, (0, 0, size[1], size[0]), {SCENE: caption}) if caption else None
+        if caption:
+            of_image[SCENE] = caption
+        whole = LabelledView(None, (0, 0, size[1], size[0]), of_image) if of_image else None
         pictures.append(LabelledPicture(source.parent / name, *size, whole, masks))
     return pictures
 
@@ -96,7 +113,11 @@ def _masks(
 
 
 def _texts(annotation: Record, labels: dict[str, str]) -> dict[str, str]:
-    texts = {group: str(annotation[field]) for group, field in labels.items() if annotation.get(field)}
+    texts = {}
+    for group, fields in labels.items():
+        values = [annotation[field] for field in fields.split("/") if annotation.get(field)]
+        if values:
+            texts[group] = str(values[0])
     if CAPTION in texts:
         texts[CAPTION] = texts[CAPTION].removesuffix(as_text(annotation.get("relation")) or "").strip()
     return texts

@@ -16,7 +16,7 @@ from pipeline.clip_training.views import LabelledPicture, read_labelled_views
 from pipeline.devices import own_device
 from pipeline.progress import progress_bar
 from stages.embed_masks import Features, Regions
-from stages.tag_rules import Thresholds, choose_tags
+from stages.tag_rules import GroupScores, Thresholds, choose_tags
 from stages.tag_settings import TagSettings
 from stages.tagger import Tagger
 from stages.tagging import read_tagging
@@ -32,7 +32,7 @@ BLANK_SIZE = 64
 
 @dataclass(frozen=True)
 class NamedMasks:
-    """Of one group, for each labelled mask: the right word and the likeliest one (indices), its share, and the mask's
+    """Of one group, for each labelled mask or image: the right word and the likeliest one (indices), its share, and the
     pixels."""
 
     right: np.ndarray
@@ -48,14 +48,49 @@ class NamedMasks:
 
 @dataclass(frozen=True)
 class GroupMeasure:
-    """`accuracy` of the likeliest word of every mask; at the thresholds `precision` of the tags, and the share of masks
-    without one (`abstained`). `accuracy_large` counts masks of at least LARGE pixels only."""
+    """`accuracy` of the likeliest word of every labelled mask and image; `accuracy_kin` counts a word, too, that the
+    right one implies, and `accuracy_large` only what has at least LARGE pixels. At the thresholds the `precision` of
+    the first tag, which is right if it is the right word or one that this implies, and the share without a tag
+    (`abstained`)."""
 
     num_masks: int
     accuracy: float
+    accuracy_kin: float
     accuracy_large: float
     precision: float
     abstained: float
+
+
+@dataclass(frozen=True)
+class LabelledScores:
+    """The scores of one group for N labelled masks and images, the right word of each (an index) and its pixels."""
+
+    scores: GroupScores
+    right: np.ndarray
+    area: np.ndarray
+
+    def named(self) -> NamedMasks:
+        """The likeliest word of each."""
+        return NamedMasks(self.right, *self.scores.best(), self.area)
+
+    def as_parents(self) -> dict[str, NamedMasks]:
+        """For each word that others imply: what is likeliest something below it, with the shares of all of them. The
+        right "word" is 1 for what is below it, too, and the found one always 1."""
+        ancestors = self.scores.group.ancestors()
+        names = [word.name for word in self.scores.group.words]
+        found, _ = self.scores.best()
+        below: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            for above in ancestors[name]:
+                below.setdefault(above, []).append(index)
+        parents = {}
+        for name, members in below.items():
+            rows = np.isin(found, members)
+            if len(members) > 1 and rows.any():
+                right = np.isin(self.right[rows], members).astype(int)
+                share = self.scores.shares[rows][:, members].sum(axis=1).clip(max=1)
+                parents[name] = NamedMasks(right, np.ones(rows.sum(), int), share, self.area[rows])
+        return parents
 
 
 def embed_labelled(
@@ -72,24 +107,41 @@ def embed_labelled(
     return found
 
 
-def name_labelled(
+def score_labelled(
     tagger: Tagger, embedded: Sequence[tuple[LabelledPicture, Features, Features]]
-) -> dict[str, NamedMasks]:
-    """The naming of every mask that has a word of the vocabulary, by group."""
-    columns: dict[str, list[tuple[int, int, float, int]]] = {group.name: [] for group in tagger.vocabulary.groups}
+) -> dict[str, LabelledScores]:
+    """The scores of every mask and image that has a word of the vocabulary, or a synonym of one, by group."""
+    rows: dict[str, list[tuple[np.ndarray, int, int]]] = {group.name: [] for group in tagger.vocabulary.groups}
     for picture, whole, own in embedded:
-        pixels = areas([view.rle or b"" for view in picture.masks]).tolist()
+        views, pixels = list(picture.masks), areas([view.rle or b"" for view in picture.masks]).tolist()
+        if picture.whole is not None:
+            views, pixels = [*views, picture.whole], [*pixels, picture.height * picture.width]
+            own = np.concatenate([own, whole[None]])
         for scores in tagger.scores(whole, own):
-            place = {word.name: index for index, word in enumerate(scores.group.words)}
-            for view, found, share, area in zip(picture.masks, *scores.best(), pixels, strict=True):
+            place = {
+                text: index for index, word in enumerate(scores.group.words) for text in (word.name, *word.synonyms)
+            }
+            for view, shares, area in zip(views, scores.shares, pixels, strict=True):
                 right = place.get(view.texts.get(scores.group.name, ""))
                 if right is not None:
-                    columns[scores.group.name].append((right, int(found), float(share), area))
-    return {
-        name: NamedMasks(*(np.array(column) for column in zip(*rows, strict=True)))
-        for name, rows in columns.items()
-        if rows
-    }
+                    rows[scores.group.name].append((shares, right, area))
+    found = {}
+    for group in tagger.vocabulary.groups:
+        if rows[group.name]:
+            shares, right, area = zip(*rows[group.name], strict=True)
+            found[group.name] = LabelledScores(GroupScores(group, np.stack(shares)), np.array(right), np.array(area))
+    return found
+
+
+def thresholds_of(labelled: LabelledScores, precision: float) -> tuple[float, dict[str, float]]:
+    """The least threshold of the group, and of words with enough predictions, by themselves or by what implies them, at
+    which tags are as precise as asked."""
+    named = labelled.named()
+    group, own = choose_thresholds(named, [word.name for word in labelled.scores.group.words], precision)
+    for name, as_parent in labelled.as_parents().items():
+        if len(as_parent.found) >= MIN_OWN_PREDICTIONS:
+            own[name] = max(own.get(name, 0.0), _least(as_parent, precision))
+    return group, own
 
 
 def choose_thresholds(named: NamedMasks, words: Sequence[str], precision: float) -> tuple[float, dict[str, float]]:
@@ -139,23 +191,25 @@ def measure_tags(
     """How well the groups of the vocabulary are told on labelled masks; `labels` as in `read_labelled_views`."""
     tagger = Tagger(read_tagging(settings, vocabulary), str(own_device()), VIEWS_PER_BATCH)
     embedded = embed_labelled(tagger, read_labelled_views(data, labels), quiet)
-    named = name_labelled(tagger, embedded)
-    found = {}
-    for group in vocabulary.groups:
-        if group.name not in named:
-            continue
-        one = named[group.name]
-        limits = np.array([tagger.thresholds.of(group.name, group.words[int(index)].name) for index in one.found])
-        right = one.right == one.found
-        large = one.area >= LARGE
-        found[group.name] = GroupMeasure(
-            num_masks=len(right),
-            accuracy=float(right.mean()),
-            accuracy_large=float(right[large].mean()) if large.any() else float("nan"),
-            precision=one.precision(limits),
-            abstained=float((one.share < limits).mean()),
-        )
-    return found
+    return {name: _measure(labelled, tagger.thresholds) for name, labelled in score_labelled(tagger, embedded).items()}
+
+
+def _measure(labelled: LabelledScores, thresholds: Thresholds) -> GroupMeasure:
+    group, named = labelled.scores.group, labelled.named()
+    ancestors, words = group.ancestors(), [word.name for word in group.words]
+    right, large = named.right == named.found, named.area >= LARGE
+    implied = [ancestors[words[index]] for index in named.right]
+    kin = [words[index] in line for index, line in zip(named.found, implied, strict=True)]
+    first = [tags[0][0] if tags else None for tags in choose_tags(labelled.scores, thresholds)]
+    good = [tag in line for tag, line in zip(first, implied, strict=True) if tag is not None]
+    return GroupMeasure(
+        num_masks=len(right),
+        accuracy=float(right.mean()),
+        accuracy_kin=float(np.mean(kin)),
+        accuracy_large=float(right[large].mean()) if large.any() else float("nan"),
+        precision=float(np.mean(good)) if good else 1.0,
+        abstained=1 - len(good) / len(right),
+    )
 
 
 def calibrate_tags(
@@ -168,19 +222,21 @@ def calibrate_tags(
     blanks: bool = False,
     quiet: bool = False,
 ) -> Thresholds:
-    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks; with
-    `blanks` they are high enough, too, for a picture of nothing to be no thing.
+    """Writes the checkpoint with the thresholds at which its tags are as precise as asked on labelled masks and images,
+    on each of `data`; with `blanks` they are high enough, too, for a picture of nothing to be no thing.
 
     Raises ValueError for wrong labels, words or an unreadable checkpoint.
     """
     tagger = Tagger(read_tagging(settings, vocabulary), str(own_device()), VIEWS_PER_BATCH)
-    named = name_labelled(tagger, embed_labelled(tagger, read_labelled_views(data, labels), quiet))
     groups: dict[str, float] = {}
     words: dict[str, dict[str, float]] = {}
-    for group in vocabulary.groups:
-        if group.name in named:
-            names = [word.name for word in group.words]
-            groups[group.name], words[group.name] = choose_thresholds(named[group.name], names, precision)
+    for one in data:
+        embedded = embed_labelled(tagger, read_labelled_views([one], labels), quiet)
+        for name, labelled in score_labelled(tagger, embedded).items():
+            threshold, own = thresholds_of(labelled, precision)
+            groups[name] = max(threshold, groups.get(name, 0.0))
+            known = words.setdefault(name, {})
+            known.update({word: max(least, known.get(word, 0.0)) for word, least in own.items()})
     found = Thresholds(groups, words)
     if blanks:
         found = raise_above_blanks(tagger, found)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClipTrainRecipe
+from pipeline.clip_training.recipe import CaptionerTrainRecipe, ClassifierClipTrainRecipe, ClipTrainRecipe
 from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.presets import PRESETS
 from pipeline.recipes.recipe import Recipe
@@ -28,7 +28,7 @@ def shipped_recipes() -> list[str]:
 
 def load_train_recipe(
     name_or_path: str, overrides: list[str] | None = None
-) -> TrainRecipe | Sam2TrainRecipe | ClipTrainRecipe | CaptionerTrainRecipe:
+) -> TrainRecipe | Sam2TrainRecipe | ClipTrainRecipe | ClassifierClipTrainRecipe | CaptionerTrainRecipe:
     """As `load_recipe`, for a recipe of `maskfoundry train`; `kind` says what it trains, a SAM where there is none."""
     content = _read(_find(name_or_path))
     apply_overrides(content, overrides or [])
@@ -37,6 +37,8 @@ def load_train_recipe(
         return _validate(Sam2TrainRecipe, content)
     if kind == "clip":
         return _validate(ClipTrainRecipe, content)
+    if kind == "classifier_clip":
+        return _validate(ClassifierClipTrainRecipe, content)
     return _validate(CaptionerTrainRecipe, content) if kind == "captioner" else _validate(TrainRecipe, content)
 
 

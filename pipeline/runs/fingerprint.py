@@ -62,7 +62,7 @@ def label_content(labels: ResolvedLabels) -> dict[str, dict[str, Any]]:
     content: dict[str, dict[str, Any]] = {
         "embed": {
             "weights_sha256": tagging.weights.sha256,
-            "views": tagging.views.model_dump(mode="json"),
+            "views": tagging.views.model_dump(mode="json", exclude_none=True),
             "dense_size": settings.dense_size if settings.dense else None,
         },
         "tag": {

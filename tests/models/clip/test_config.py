@@ -29,15 +29,15 @@ def test_published_sizes(name: str) -> None:
     assert infer_config(clip.state_dict()) == CLIP_SIZES[name]
 
 
-def test_a_size_for_every_published_model_and_two_for_tests() -> None:
-    assert {*NUM_PARAMETERS, "debug", "debug_resnet"} == set(CLIP_SIZES)
+def test_a_size_for_every_published_model_and_three_for_tests() -> None:
+    assert {*NUM_PARAMETERS, "debug", "debug_resnet", "debug_efficientnet"} == set(CLIP_SIZES)
     assert [name for name, config in CLIP_SIZES.items() if config.is_resnet] == [
         *(name for name in NUM_PARAMETERS if name.startswith("rn")),
         "debug_resnet",
     ]
 
 
-@pytest.mark.parametrize("name", ["vit_l14_336", "rn50x4", "debug"])
+@pytest.mark.parametrize("name", ["vit_l14_336", "rn50x4", "debug", "debug_efficientnet"])
 def test_json_brings_sizes_back(name: str) -> None:
     config = dataclasses.replace(CLIP_SIZES[name], activation="gelu")
     assert ClipConfig.from_json(config.to_json()) == config
@@ -54,12 +54,15 @@ def test_json_brings_sizes_back(name: str) -> None:
         ('{"embed_dim": true}', "embed_dim: True is not of type int"),
         ('{"activation": 1}', "activation: 1 is not of type str"),
         ('{"vision_layers": 12}', "vision_layers: 12 is not of type tuple"),
-        ('{"vision_layers": [1, 2]}', "has 2 numbers; use one for a ViT, or four for a ModifiedResNet"),
+        ('{"vision_layers": [1, 2]}', "has 2 numbers; use one for a ViT, four for a ModifiedResNet"),
         ('{"activation": "relu"}', "activation: 'relu' is unknown; use one of quick_gelu, gelu"),
         ('{"image_size": 225}', r"image_size: 225 is not a positive multiple of patch_size \(32\)"),
         ('{"vision_heads": 5}', r"feature_width: 768 is not a positive multiple of vision_heads \(5\)"),
         ('{"text_heads": 0}', r"text_width: 512 is not a positive multiple of text_heads \(0\)"),
         ('{"vision_layers": [1, 1, 1, 1], "patch_size": 16}', "patch_size: 16 for a ModifiedResNet"),
+        ('{"vision_layers": [1, 2, 2, 3, 3, 4, 1], "patch_size": 16}', "patch_size: 16 for EfficientNet-Lite0"),
+        ('{"vision_layers": [1, 2, 2, 3, 3, 4, 1]}', r"kinds_dim: 0 of 512 \(embed_dim\) with looks_width 0"),
+        ('{"vision_layers": [1, 2, 2, 3, 3, 4, 1], "kinds_dim": 512, "looks_width": 8}', "kinds_dim: 512 of 512"),
     ],
 )
 def test_sizes_that_make_no_model_are_refused(text: str, message: str) -> None:

@@ -49,7 +49,7 @@ def test_inputs_that_do_not_fit_are_refused(make_clip: MakeClip) -> None:
         clip.encode_text(torch.zeros(1, 17, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"images: 60 x 64 pixels are not positive multiples of patch_size \(16\)"):
         clip.encode_image(torch.zeros(1, 3, 64, 60))
-    with pytest.raises(ValueError, match="a ViT has no mask-pooled features"):
+    with pytest.raises(ValueError, match="only a ModifiedResNet has mask-pooled features"):
         clip.encode_regions(torch.zeros(1, 3, 64, 64), torch.ones(1, 1, 4, 4))
 
 
