@@ -185,7 +185,7 @@ def test_views_are_the_recipes_then_the_checkpoints(tmp_path: Path) -> None:
 
 
 def test_dense_features_need_a_convolutional_clip(tmp_path: Path, clip: str) -> None:
-    with pytest.raises(ValueError, match=r"tag\.dense: only a ModifiedResNet has dense features.* set tag\.dense false"):
+    with pytest.raises(ValueError, match=r"tag\.dense: only a ModifiedResNet .* set tag\.dense false"):
         stage(clip, dense=True)
     resnet = save_tiny_clip(tmp_path / "resnet.safetensors", "debug_resnet")
     images, masks = pictures(np.random.default_rng(4))
