@@ -26,7 +26,8 @@ from models.masks.rle import areas, compress_counts, counts_from_transitions, tr
 from pipeline.coco_labels import LabelledImage, read_labels
 from pipeline.recipes.load_recipe import load_recipe
 from pipeline.runs.run import run
-from pipeline.store.rounds import Round, read_index
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 PYRAMID = (1, 2, 3, 4, 6, 8)  # boxes a side: 130 in all
@@ -82,7 +83,7 @@ def read_kept_masks(dataset: str) -> dict[str, list[bytes]]:
     Raises SystemExit if nothing is published, or two images have the same name.
     """
     folder = Folder(dataset)
-    published = read_index(folder)["published"]
+    published = read_index(folder).published
     if not published:
         raise SystemExit(f"--dataset {dataset}: holds no published round; give the folder that a run wrote")
     newest = Round(folder, published[-1])

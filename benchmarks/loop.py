@@ -36,7 +36,7 @@ from pipeline.recipes.load_recipe import validate_recipe, validate_train_recipe
 from pipeline.replays.refilter import refilter
 from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.run import run
-from pipeline.store.rounds import read_index
+from pipeline.store.index import read_index
 from pipeline.store.storage import Folder
 from pipeline.training.files import WEIGHTS
 from pipeline.training.worker import train_on
@@ -129,7 +129,7 @@ def _rounds(arguments: argparse.Namespace, work: Path) -> list[tuple[str, Any]]:
     for number in (1, 2):
         weights = _train(arguments, work, f"round-{number}", dataset, weights)
         gate = GateSettings(data=str(arguments.held_out), limit=6, max_fall=1.0)
-        if number not in read_index(Folder(str(dataset)))["published"]:
+        if number not in read_index(Folder(str(dataset))).published:
             plan = RefreshPlan(str(dataset), str(weights), gate)
             found = _timed(f"refresh {number}", lambda plan=plan: refresh(plan, quiet=True))
             print(json.dumps(found.churn), flush=True)

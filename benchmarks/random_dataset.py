@@ -13,7 +13,8 @@ from models.masks.rle import (
     counts_from_transitions,
     transitions,
 )
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.mask_columns import MaskColumns
 from stages.record import SCHEMA, TAGS, conform, fixed_rows, mask_structs

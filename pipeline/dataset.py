@@ -10,7 +10,7 @@ for row in dataset.rows():
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 from models.masks.rle import decode_masks
 from pipeline.queries.sql import matching_masks
 from pipeline.sources.places import dataset_places
-from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.allowed_places import AllowedPlaces
 from stages.mask_columns import MaskColumns, UnequalListsError, refuse_unequal_lists
@@ -33,12 +35,18 @@ if TYPE_CHECKING:
     from torch.utils.data import IterableDataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Part:
-    """One part file of one round."""
+    """One part of one round, and the file that holds it: also once that is replaced, for a day."""
 
     round: int
     number: int
+    file: str
+
+    @property
+    def name(self) -> str:
+        """The file within the dataset."""
+        return f"round={self.round:03d}/{self.file}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class Dataset:
     def parts(self) -> list[Part]:
         """The committed part files, round by round."""
         folder = Folder(self.uri)
-        return [Part(one, part) for one in self.rounds for part in Round(folder, one).parts()]
+        found = [(one, sorted(Round(folder, one).files().items())) for one in self.rounds]
+        return [Part(one, number, file) for one, files in found for number, file in files]
 
     def read(self, part: Part) -> pa.Table:
         """The rows of one part that count, of the record's schema, with the masks that count.
@@ -82,12 +91,12 @@ class Dataset:
         Raises UnequalListsError, which is a ValueError, for a part that an earlier version damaged.
         """
         source = Round(Folder(self.uri), part.round)
-        rows = source.read_part(part.number)
+        rows = source.read_file(part.file)
         try:
             refuse_unequal_lists(rows, MASK_COLUMNS, EMBEDDING_COLUMNS)
         except UnequalListsError as error:
             raise UnequalListsError(
-                f"{source.part_path(part.number)}: {error}; the round is damaged: take it back with `maskfoundry "
+                f"{source.folder.path(part.name)}: {error}; the round is damaged: take it back with `maskfoundry "
                 "rollback`, then make it again"
             ) from None
         if not self.every_round and part.round != self.rounds[-1]:
@@ -153,11 +162,11 @@ class Dataset:
         """The rows as a Ray Dataset, one task a part; Ray starts if it has not."""
         import ray.data
 
-        parts = [{"round": part.round, "number": part.number} for part in self.parts()]
+        parts = [asdict(part) for part in self.parts()]
 
         def read(batch: dict[str, np.ndarray]) -> pa.Table:
-            (number,), (one,) = batch["number"].tolist(), batch["round"].tolist()
-            return self.read(Part(one, number))
+            (one,) = pa.table(batch).to_pylist()
+            return self.read(Part(**one))
 
         return ray.data.from_items(parts).map_batches(read, batch_size=1)
 
@@ -174,7 +183,7 @@ def open_dataset(uri: str, round: int | None = None, all_rounds: bool = False, c
     """
     folder = Folder(uri)
     present = round_numbers(folder)
-    published = [number for number in read_index(folder)["published"] if number in present]
+    published = [number for number in read_index(folder).published if number in present]
     if not present:
         raise ValueError(f"dataset: {uri!r} holds no rounds; give the folder that a run wrote")
     if round is not None:

@@ -11,6 +11,10 @@ class RunError(RuntimeError):
     """The run could not be finished; one line says why and what to do. What was committed stays."""
 
 
+class FencedError(RunError):
+    """Another run has taken the round over; this one writes nothing more into it."""
+
+
 class StoreError(OSError):
     """A file of the dataset could not be written or read; one line says which and why."""
 

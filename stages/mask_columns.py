@@ -157,10 +157,10 @@ def without_embeddings(rows: pa.Table) -> pa.Table:
 def refuse_unequal_lists(rows: pa.Table, columns: Sequence[str], optional: Sequence[str] = ()) -> None:
     """Raises UnequalListsError, naming the image or video, where a row's lists in `columns` are not equally long; those
     of `optional` columns may be null, or the whole column absent."""
-    first, *others = columns
-    expected = _lengths(_one_chunk(rows[first]))
+    first, *others = columns  # chunk by chunk: run lengths in one array may not pass 2 GiB
+    expected = _lengths(rows[first])
     for name in (*others, *(name for name in optional if name in rows.column_names)):
-        column = _one_chunk(rows[name])
+        column = rows[name]
         lengths = _lengths(column)
         if name in optional:
             lengths = np.where(np.asarray(pc.is_valid(column)), lengths, expected)
@@ -179,7 +179,7 @@ def _filled(column: pa.ListArray, lengths: np.ndarray) -> pa.Array:
     return column.flatten().take(pa.array(places, pa.int64(), mask=~inside))
 
 
-def _lengths(column: pa.ListArray) -> np.ndarray:
+def _lengths(column: pa.ListArray | pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64)
 
 

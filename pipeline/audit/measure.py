@@ -10,7 +10,9 @@ import numpy as np
 from models.evaluation.overlap import pairwise_iou
 from pipeline.audit.sample import SAMPLE
 from pipeline.imports.corrections import CORRECTED_ROUND, CORRECTS, Held
-from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 HIGH, LOW = 0.90, 0.75
@@ -97,7 +99,7 @@ def measure_audit(uri: str) -> AuditResult:
 def _corrected(folder: Folder, wanted: set[str]) -> Iterator[dict[str, Any]]:
     """The sample's images in rounds of people's masks; of one that was corrected twice the first, which was drawn."""
     seen: set[str] = set()
-    published = set(read_index(folder)["published"])
+    published = set(read_index(folder).published)
     for number in round_numbers(folder):
         target = Round(folder, number)
         if number not in published or (target.read_record() or {}).get("imported") != "human":

@@ -260,6 +260,8 @@ def status_command(dataset: Annotated[str, typer.Argument(help="A dataset.")], a
             say(f"  last run {one.last_run['run_id']}: {one.last_run['status']}, {one.last_run['seconds']:.0f} s")
             for line in lines(one.last_run["listing"]) if "listing" in one.last_run else []:
                 say(f"  {line}")
+        for left in one.left_over:
+            say(f"  {left}")
         for live in one.live:
             progress = live["progress"]
             done = f"{progress['images']:,} of {progress['of']:,} images" if progress else "starting"

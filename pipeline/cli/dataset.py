@@ -241,7 +241,7 @@ def audit_command(
 
 def drop_command(
     dataset: Annotated[str, typer.Argument(help="A dataset, on disk or in a bucket.")],
-    images: Annotated[list[str], typer.Option("--image", help="An image's id; may be given several times.")],
+    images: Annotated[list[str], typer.Option("--image", help="An image's or video's id or URI; may be repeated.")],
     as_json: AsJson = False,
 ) -> None:
     """Take images down: out of every round, and never back."""
@@ -252,6 +252,12 @@ def drop_command(
         say(json_text(summary.as_dict()))
     else:
         say(f"{summary.images:,} images dropped: {summary.rows:,} rows in {summary.parts:,} parts of {dataset}")
+        if summary.in_no_round:
+            say(f"{summary.in_no_round:,} of them stand in no round; they are listed, and no run will bring them in")
+        if summary.again:
+            say(
+                f"{summary.again:,} images that were skipped as near-duplicates of these are annotated by the next run"
+            )
 
 
 def report_command(

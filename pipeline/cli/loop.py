@@ -56,7 +56,7 @@ def refresh_command(
         if summary.churn:
             console.print(churn_table(summary.churn))
         say(_refresh_line(summary.status, summary.round, summary.images, summary.masks, dataset, summary.gate))
-    if summary.status in ("refused", "interrupted"):
+    if summary.status in ("refused", "interrupted", "taken_back"):
         raise typer.Exit(1)
 
 
@@ -65,6 +65,11 @@ def _refresh_line(status: str, number: int | None, images: int, masks: int, data
         return f"refused: {', '.join(gate['fell'])} fell by more than {gate['max_fall']:g}; nothing was annotated"
     if status == "interrupted":
         return "interrupted; what is committed stays unpublished, run the same command to go on"
+    if status == "taken_back":
+        return (
+            f"round {number} of {dataset} is what these weights made, and was taken back; nothing was annotated "
+            f"(`maskfoundry rollback --undo {number}` publishes it again)"
+        )
     note = "published already" if status == "unchanged" else "published"
     return f"round {number} of {dataset} {note}: {images:,} images, {masks:,} masks"
 

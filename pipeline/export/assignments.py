@@ -66,7 +66,7 @@ def _read_hashes(dataset: Dataset, parts: list[Part]) -> dict[Part, np.ndarray]:
     folder = Folder(dataset.uri)
 
     def read(part: Part) -> np.ndarray:
-        column = Round(folder, part.round).read_part(part.number, ["phash"])["phash"]
+        column = Round(folder, part.round).read_file(part.file, ["phash"])["phash"]
         return np.array([int(one, 16) for one in column.drop_null().to_pylist()], np.uint64)
 
     with ThreadPoolExecutor(1 if folder.is_local else READS_AT_ONCE) as pool:

@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from pipeline.dataset import Dataset, Part
-from pipeline.errors import UnreadableError
 from pipeline.export import coco, huggingface, label_studio, panoptic, sa1b, webdataset, yolo
 from pipeline.export.assignments import Assignments
 from pipeline.export.job import Item, Job, Written
@@ -20,7 +17,6 @@ from pipeline.export.split import SPLITS, Split
 from pipeline.export.state import Counts, State, part_name
 from pipeline.progress import progress_bar
 from pipeline.queries.query import query
-from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.decode_image import describe
 
@@ -167,14 +163,7 @@ class _Work:
 def _annotated(dataset: Dataset, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
     """The part's annotated rows, with a number each that no other image of the dataset has. Raises
     UnreadableError for a damaged part."""
-    try:
-        rows = dataset.read(part)
-    except (pa.ArrowException, OSError) as error:
-        path = Round(Folder(dataset.uri), part.round).part_path(part.number)
-        raise UnreadableError(
-            f"{path} cannot be read ({describe(error)}); restore it, or make the part anew"
-        ) from error
-    for index, row in enumerate(rows.to_pylist()):
+    for index, row in enumerate(dataset.read(part).to_pylist()):
         if row["status"] == "ok":
             yield (part.round << 48) + (part.number << 24) + index, row
 

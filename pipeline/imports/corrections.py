@@ -15,7 +15,8 @@ from pipeline.imports.labels import ImportedImage, LabelledMask
 from pipeline.imports.masks import usable_masks
 from pipeline.imports.rows import Source, shapes, tags_of
 from pipeline.labels.notes import Notes
-from pipeline.store.rounds import Round, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.filter_settings import FilterSettings
 from stages.row_masks import RowMask, is_embedded, mask_lists, masks_of
@@ -52,7 +53,7 @@ class Held:
     def _find(self, number: int | None) -> dict[str, Part]:
         places: dict[str, Part] = {}
         for part in self._dataset(number).parts():  # newer rounds come last
-            ids = Round(self.folder, part.round).read_part(part.number, ["image_id"])["image_id"]
+            ids = Round(self.folder, part.round).read_file(part.file, ["image_id"])["image_id"]
             places |= dict.fromkeys(ids.to_pylist(), part)
         return places
 

@@ -14,7 +14,7 @@ from pipeline.imports.sa1b import amg_image, sa1b_image, webdataset_images
 from pipeline.labels.layout import COCO_FOLDER, coco_name, picture_places
 from pipeline.labels.notes import Notes
 from pipeline.labels.values import parse_json
-from pipeline.store.rounds import INDEX
+from pipeline.store.index import INDEX
 from pipeline.store.storage import Folder, split_file
 from stages.address import absolute, is_archive
 from stages.decode_image import describe

@@ -37,7 +37,7 @@ class HeldImages:
     def __init__(self, dataset: Dataset, dropped: Iterable[str]) -> None:
         rows: dict[str, dict[str, Any]] = {}
         for part in dataset.parts():  # newer rounds come last
-            for row in Round(Folder(dataset.uri), part.round).read_part(part.number, _COLUMNS).to_pylist():
+            for row in Round(Folder(dataset.uri), part.round).read_file(part.file, _COLUMNS).to_pylist():
                 rows[row["image_id"]] = row
         self._rows = {image_id: row for image_id, row in rows.items() if row["status"] == "ok"}
         self._by_stem = {stem(image_id): image_id for image_id in (*self._rows, *dropped)}

@@ -11,6 +11,7 @@ from pipeline.imports.labels import ImportedImage, LabelledMask
 from pipeline.imports.masks import mask_names, parent_names, usable_masks
 from pipeline.imports.pictures import PictureFinder
 from pipeline.labels.notes import Notes
+from pipeline.store.own_pictures import PICTURES
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.decode_image import perceptual_hash
@@ -29,7 +30,7 @@ def new_row(image: ImportedImage, finder: PictureFinder, source: Source, target:
     if image.problem:
         raise ValueError(image.problem)
     number = target.number
-    uri = finder.find(image.picture) if image.data is None else _save_picture(image, target.folder)
+    uri = finder.find(image.picture) if image.data is None else _save_picture(image, image.data, target.folder)
     row = describe_picture(image, uri) | {"image_id": image.image_id, "round": number, "tags": [], "status": "ok"}
     upright = row["height"], row["width"]
     image, rles = usable_masks(image, upright, row["decode"]["orientation"], notes, strict=False)
@@ -89,9 +90,8 @@ def describe_picture(image: ImportedImage, uri: str) -> dict[str, Any]:
     }
 
 
-def _save_picture(image: ImportedImage, folder: Folder) -> str:
-    assert image.data is not None
+def _save_picture(image: ImportedImage, data: bytes, folder: Folder) -> str:
     ending = PurePosixPath(image.picture).suffix.lower()
-    name = f"pictures/{stem(image.image_id)}{ending if ending in COPIED else ''}"
-    folder.write(name, image.data)
+    name = f"{PICTURES}/{stem(image.image_id)}{ending if ending in COPIED else ''}"
+    folder.write(name, data)
     return folder.path(name) if folder.is_local else f"{folder.uri.rstrip('/')}/{name}"

@@ -1,7 +1,7 @@
 """`maskfoundry import`: other tools' masks as a dataset, or as the next round of one."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -18,8 +18,12 @@ from pipeline.imports.rows import Source, failed_row, new_row
 from pipeline.labels.notes import Notes, shown
 from pipeline.progress import progress_bar
 from pipeline.sources.places import RECORDED, absolute_places
-from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import Round, publish, read_index, round_numbers
+from pipeline.store.dropped import Dropped
+from pipeline.store.find_rounds import next_import
+from pipeline.store.index import publish, read_index
+from pipeline.store.lease import discarding, hold_lease
+from pipeline.store.own_pictures import PICTURES, own_picture
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.decode_image import describe
 from stages.record import SCHEMA
@@ -60,52 +64,45 @@ def import_labels(labels: str, output: str, images: str | None, source: Source, 
     Raises ValueError for labels that are none, that name an image twice, or that hold no image.
     """
     found, folder = find_labels(labels), Folder(output)
-    held = Held(output) if read_index(folder)["published"] else None
-    target = _round(folder)
+    held = Held(output) if read_index(folder).published else None
+    target = next_import(folder)
     summary = ImportSummary(output, target.number, notes=found.notes)
     places = [images.rstrip("/")] if images is not None else found.places
     finder = PictureFinder(places)
     record: dict[str, Any] = {"round": target.number, "imported": source, "fingerprints": {}, "runs": []}
     record[RECORDED] = list(absolute_places(places))
-    with ExitStack() as stack:
-        stack.enter_context(hold_lease(target, "import"))
-        _empty(target)
-        target.write_record(record)
-        work = _Import(target, finder, source, held, set(read_index(folder).get("dropped", [])), summary)
-        rows = work.rows(found.images)
-        update = stack.enter_context(progress_bar("importing", found.total or 0, "images", quiet))
-        try:
+    with hold_lease(target, "import") as lease:
+        with (
+            discarding(lease),
+            _keeping_pictures(folder),
+            progress_bar("importing", found.total or 0, "images", quiet) as update,
+        ):
+            target.remove_parts()  # of an import that was killed
+            target.write_record(record)
+            work = _Import(target, finder, source, held, read_index(folder).dropped, summary)
+            rows = work.rows(found.images)
             for part, some in enumerate(iter(lambda: list(islice(rows, IMAGES_PER_PART)), [])):
                 target.write_part(part, pa.concat_tables(some))
                 update(summary.images, f"{summary.masks:,} masks")
             if not summary.images:
                 raise ValueError(f"labels: {labels!r} hold no image{_reasons(summary.notes)}; give others")
-        except ValueError:
-            _empty(target)
-            folder.remove(f"{target.name}/_run.json")
-            raise
-        counts: dict[str, Any] = {"images": summary.images, "failed": summary.failed, "masks": summary.masks}
-        counts |= {"notes": summary.notes.counts}
-        target.write_record(record | {"counts": counts})
+            counts: dict[str, Any] = {"images": summary.images, "failed": summary.failed, "masks": summary.masks}
+            counts |= {"notes": summary.notes.counts}
+            target.write_record(record | {"counts": counts})
         publish(folder, target.number)
     return summary
 
 
-def _empty(target: Round) -> None:
-    """Of what a killed or failed import left."""
-    for part in target.parts():
-        target.remove_part(part)
-
-
-def _round(folder: Folder) -> Round:
-    """The next round, or the last one where an import ended before its end."""
-    numbers = round_numbers(folder)
-    if not numbers:
-        return Round(folder, 0)
-    newest = Round(folder, numbers[-1])
-    record, index = newest.read_record(), read_index(folder)
-    unfinished = newest.number not in index["rounds"] and (record is None or "imported" in record)
-    return newest if unfinished else Round(folder, newest.number + 1)
+@contextmanager
+def _keeping_pictures(folder: Folder) -> Iterator[None]:
+    """Of an import that fails the pictures that it brought do not stay either."""
+    before = set(folder.names(PICTURES, "", ""))
+    try:
+        yield
+    except BaseException:
+        for name in {*folder.names(PICTURES, "", "")} - before:
+            folder.remove(name)
+        raise
 
 
 @dataclass
@@ -116,7 +113,7 @@ class _Import:
     finder: PictureFinder
     source: Source
     held: Held | None
-    dropped: set[str]
+    dropped: Dropped
     summary: ImportSummary
     seen: set[str] = field(default_factory=set)  # ids in the labels
     written: set[str] = field(default_factory=set)  # ids in the dataset
@@ -124,7 +121,7 @@ class _Import:
     @cached_property
     def others(self) -> HeldImages | None:
         """What tells the dataset's images apart, where their ids do not."""
-        return HeldImages(self.held.newest, self.dropped) if self.held else None
+        return HeldImages(self.held.newest, self.dropped.ids) if self.held else None
 
     def rows(self, images: Iterable[ImportedImage]) -> Iterator[pa.Table]:
         """A table of one row an image, but for those that leave the dataset as it is."""
@@ -135,16 +132,23 @@ class _Import:
             if (match := self._match(image)) is not None:
                 self.summary.notes.add(match.reason, f"{image.image_id} is {match.image_id}")
             known = image if match is None else replace(image, image_id=match.image_id)
-            if known.image_id in self.dropped:
+            if known.image_id in self.dropped.ids:
                 self.summary.notes.add(DROPPED, image.image_id)
                 continue
             self.summary.images += 1
             if (row := self._row(known)) is not None:
                 yield row
 
+    def _leave_out(self, image: ImportedImage, row: dict[str, Any]) -> None:
+        """A picture that was taken down, under another name."""
+        if picture := own_picture(self.target.folder, row["uri"]):
+            self.target.folder.remove(picture)
+        self.summary.notes.add(DROPPED, image.image_id)
+        self.summary.images -= 1
+
     def _match(self, image: ImportedImage) -> Match | None:
         """The image of the dataset that this one is under another id."""
-        if self.held is None or self.others is None or image.problem or image.image_id in self.dropped:
+        if self.held is None or self.others is None or image.problem or image.image_id in self.dropped.ids:
             return None
         return None if self.held.row(image.image_id, image.round) else self.others.match(image, self.finder)
 
@@ -160,6 +164,9 @@ class _Import:
                 row = new_row(image, self.finder, self.source, self.target, notes)
             else:
                 row = corrected_row(image, before, self.source, number, notes)
+            if self.dropped.holds(row):
+                self._leave_out(image, row)
+                return None
             table = pa.Table.from_pylist([row], schema=SCHEMA)
         except Exception as error:  # labels and pictures may be broken in any way: the reason is counted and kept
             summary.failed += 1

@@ -25,9 +25,9 @@ from pipeline.evaluation.evaluate import all_segments
 from pipeline.labels.notes import Notes
 from pipeline.loop.refresh import newest_published
 from pipeline.progress import progress_bar
-from pipeline.runs.begin_run import next_round
-from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import publish, withhold
+from pipeline.store.find_rounds import next_import
+from pipeline.store.index import publish
+from pipeline.store.lease import discarding, hold_lease
 from pipeline.store.storage import Folder
 from stages.decode_pixels import DecodeSettings
 from stages.record import BROUGHT_SOURCES, SCHEMA
@@ -80,30 +80,31 @@ def assist(
         raise ValueError("--checkpoint: missing; the oracle clicks with a model")
     by_name, notes = _by_name(labels)
     sam = load_sam(checkpoint)[0].to(own_device()) if oracle is not None and checkpoint is not None else None
-    target = next_round(folder)
+    target = next_import(folder)
     stage = "assisted" if confident is None else "semi_automatic"
     summary = AssistSummary(dataset, stage, target.number, notes=notes)
     source = open_dataset(dataset, candidates=True)
     generator = torch.Generator(own_device()).manual_seed(0)
-    withhold(folder, target.number)
-    with hold_lease(target, "assist"), progress_bar("assisting", len(by_name), "images", quiet) as update:
-        target.write_record({"round": target.number, "imported": "human", "fingerprints": {}, "runs": []})
-        for part, rows in enumerate(source.tables()):
-            written = []
-            for row in rows.to_pylist():
-                image = by_name.get(row["image_id"]) or by_name.get(PurePosixPath(row["image_id"]).name)
-                if image is None or row["status"] != "ok":
-                    continue
-                _assist_row(row, image, confident, sam, oracle, generator, summary)
-                written.append(row)
-                summary.images += 1
-                update(summary.images, f"{summary.added:,} masks added")
-            if written:
-                target.write_part(part, pa.Table.from_pylist(written, schema=SCHEMA))
-        if not summary.images:
-            raise ValueError(f"labels: none of the {len(by_name)} images of {labels!r} is in {dataset!r}")
-        record = {"round": target.number, "imported": "human", "fingerprints": {}, "runs": []}
-        target.write_record(record | {"assist": summary.as_dict() | {"clicked": oracle is not None}})
+    record = {"round": target.number, "imported": "human", "fingerprints": {}, "runs": []}
+    with hold_lease(target, "assist") as lease:
+        with discarding(lease), progress_bar("assisting", len(by_name), "images", quiet) as update:
+            target.remove_parts()  # of one that was killed
+            target.write_record(record)
+            for part, rows in enumerate(source.tables()):
+                written = []
+                for row in rows.to_pylist():
+                    image = by_name.get(row["image_id"]) or by_name.get(PurePosixPath(row["image_id"]).name)
+                    if image is None or row["status"] != "ok":
+                        continue
+                    _assist_row(row, image, confident, sam, oracle, generator, summary)
+                    written.append(row)
+                    summary.images += 1
+                    update(summary.images, f"{summary.added:,} masks added")
+                if written:
+                    target.write_part(part, pa.Table.from_pylist(written, schema=SCHEMA))
+            if not summary.images:
+                raise ValueError(f"labels: none of the {len(by_name)} images of {labels!r} is in {dataset!r}")
+            target.write_record(record | {"assist": summary.as_dict() | {"clicked": oracle is not None}})
         publish(folder, target.number)
     return summary
 

@@ -1,15 +1,15 @@
 """Carry people's masks into a refreshed round, and count what changed: one task a part."""
 
 import json
+from dataclasses import astuple
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset, Part
-from pipeline.errors import RunError
 from pipeline.loop.churn import Churn, carry_over
-from pipeline.progress import progress_bar
+from pipeline.replays.rewrite_parts import answer, part_items, rewrite_parts
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
@@ -23,15 +23,15 @@ class CarryPart:
         self.round_number = round_number
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        churns = [
-            self._carry(part, [Part(*place) for place in json.loads(places)])
-            for part, places in zip(batch["part"].to_pylist(), batch["places"].to_pylist(), strict=True)
-        ]
-        return pa.table({"churn": [json.dumps(vars(churn)) for churn in churns]})
-
-    def _carry(self, part: int, places: list[Part]) -> Churn:
+        (item,) = batch.to_pylist()
         target = Round(Folder(self.previous.uri), self.round_number)
-        rows = target.read_part(part)
+        places = [Part(*place) for place in json.loads(item["places"])]
+        rows, churn = self.carried(target.read_file(item["file"]), places)
+        saved = target.save(item["part"], item["epoch"], rows)
+        return answer(item, saved, images=rows.num_rows, churn=json.dumps(vars(churn)))
+
+    def carried(self, rows: pa.Table, places: list[Part]) -> tuple[pa.Table, Churn]:
+        """A part's rows with people's masks; those before are in `places`."""
         before = self._before(places, rows["image_id"].combine_chunks())
         kept, total = [], Churn()
         for row in rows.to_pylist():
@@ -39,8 +39,7 @@ class CarryPart:
             total += churn
             if carried is not None:
                 kept.append(carried)
-        target.write_part(part, pa.Table.from_pylist(kept, schema=SCHEMA))
-        return total
+        return pa.Table.from_pylist(kept, schema=SCHEMA), total
 
     def _before(self, places: list[Part], ids: pa.Array) -> dict[str, dict[str, Any]]:
         found = {}
@@ -53,30 +52,18 @@ class CarryPart:
 
 def carry_round(previous: Dataset, target: Round, quiet: bool) -> Churn:
     """Every part of `target`; `previous` is the dataset as readers see it. Needs a running Ray. Raises RunError."""
-    import ray.data
-    from ray.exceptions import RayError
-
     places: dict[str, Part] = {}  # of each image's newest row
     for place in previous.parts():
-        ids = Round(target.folder, place.round).read_part(place.number, ["image_id"])["image_id"].to_pylist()
+        ids = Round(target.folder, place.round).read_file(place.file, ["image_id"])["image_id"].to_pylist()
         places |= dict.fromkeys(ids, place)
-    items = []
-    for part in target.parts():
-        ids = target.read_part(part, ["image_id"])["image_id"].to_pylist()
-        wanted = sorted({(places[one].round, places[one].number) for one in ids if one in places})
-        items.append({"part": part, "places": json.dumps(wanted)})
+    items = part_items(target, target.parts())
+    for item in items:
+        ids = target.read_file(item["file"], ["image_id"])["image_id"].to_pylist()
+        wanted = sorted({places[one] for one in ids if one in places})
+        item["places"] = json.dumps([astuple(place) for place in wanted])
     total = Churn()
-    if not items:
-        return total
-    matched: Any = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        CarryPart(previous, target.number), batch_size=1, batch_format="pyarrow", num_cpus=1
-    )
-    with progress_bar("matching", len(items), "parts", quiet) as update:
-        try:
-            for done, batch in enumerate(matched.iter_batches(batch_size=1, batch_format="pyarrow"), 1):
-                total += Churn(**json.loads(batch["churn"][0].as_py()))
-                update(done, f"{total.images:,} images")
-        except RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"matching the masks failed: {reason}; run the same command to go on") from error
+    if items:
+        work = CarryPart(previous, target.number)
+        for done in rewrite_parts(target, items, work, "matching", quiet, num_cpus=1):
+            total += Churn(**json.loads(done["churn"][0].as_py()))
     return total

@@ -14,7 +14,9 @@ from pipeline.loop.refresh import RefreshPlan, refresh
 from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.load_recipe import validate_recipe, validate_train_recipe
 from pipeline.runs.run import run
-from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.files import WEIGHTS, claim
 from pipeline.training.recipe import TrainRecipe
@@ -65,7 +67,7 @@ def loop(recipe: LoopRecipe, num_rounds: int, quiet: bool = False) -> LoopSummar
         if weights is None:
             return LoopSummary(first.output, "interrupted", [started, *rounds])
         made = _round_of(folder, _sha256(weights))
-        if made is not None and made.number not in read_index(folder)["published"] and _is_finished(made):
+        if made is not None and made.number not in read_index(folder).published and _is_finished(made):
             return LoopSummary(first.output, "taken_back", [started, *rounds])
         if made is None or not _is_finished(made):
             plan = RefreshPlan(first.output, str(weights), recipe.gate, recipe.where, recipe.run)
@@ -73,7 +75,7 @@ def loop(recipe: LoopRecipe, num_rounds: int, quiet: bool = False) -> LoopSummar
             if number == 0:
                 started = LoopRound(0, first.model.checkpoint, found.gate["before"], None)
             rounds.append(LoopRound(found.round, str(weights), found.gate["after"], found.churn))
-            if found.status in ("refused", "interrupted"):
+            if found.status in ("refused", "interrupted", "taken_back"):
                 return LoopSummary(first.output, found.status, [started, *rounds])
         else:
             done = (made.read_record() or {})["refresh"]
@@ -100,7 +102,7 @@ def plan_trainings(recipe: LoopRecipe, dataset: str, checkpoint: str, num_rounds
 
 def _is_at_first_round(folder: Folder) -> bool:
     """Whether readers see what the run made (or nothing yet), so that it may go on with it."""
-    published = read_index(folder)["published"]
+    published = read_index(folder).published
     record = (Round(folder, published[-1]).read_record() or {}) if published else {}
     return not published or ("refresh" not in record and "recipe" in record)
 

@@ -18,7 +18,7 @@ from pipeline.loop.settings import GateSettings
 from pipeline.queries.query import query
 from pipeline.recipes.load_recipe import apply_overrides, validate_recipe
 from pipeline.recipes.recipe import Recipe
-from pipeline.runs.begin_run import Into, next_round
+from pipeline.runs.begin_run import Into
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.known_ids import with_known_ids
 from pipeline.runs.ray_runtime import connected_ray
@@ -28,8 +28,10 @@ from pipeline.runs.settle import settled
 from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import LISTING, listing_table
 from pipeline.sources.notes import ListingNotes
+from pipeline.store.find_rounds import next_round, round_numbers
+from pipeline.store.index import publish, read_index, withhold
 from pipeline.store.lease import hold_lease, live_leases
-from pipeline.store.rounds import Round, publish, read_index, round_numbers, withhold
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 IMAGES = "SELECT image_id, uri, prompts_hash, extra FROM images"
@@ -52,7 +54,7 @@ class RefreshPlan:
 @dataclass(frozen=True)
 class RefreshSummary:
     """`status`: `published`, `refused` (by the gate; nothing was annotated then, and `round` is None), `interrupted`
-    or `unchanged` (these weights are what readers see already)."""
+    `unchanged` (these weights are what readers see already) or `taken_back` (somebody rolled that round back)."""
 
     dataset: str
     status: str
@@ -98,6 +100,10 @@ def _refresh(
     done = _already_published(base, plan, links)
     if done is not None:
         return _summary(plan, started, "unchanged", base.number, done["churn"], done["gate"])
+    undone = _taken_back(folder, base, plan, links)
+    if undone is not None:
+        gate = (undone.read_record() or {})["refresh"]["gate"]
+        return _summary(plan, started, "taken_back", undone.number, None, gate)
     if made is not None and old_recipe is not None and not plan.other_sizes:
         _check_sizes(recipe, made.number, old_recipe)
     listing = _listing(open_dataset(plan.dataset), plan.where, old_recipe)
@@ -136,7 +142,7 @@ def _refresh(
 def newest_published(folder: Folder) -> Round:
     """What readers see. Raises ValueError if there is none, or if a run is still writing it."""
     present = round_numbers(folder)
-    published = [number for number in read_index(folder)["published"] if number in present]
+    published = [number for number in read_index(folder).published if number in present]
     if not published:
         raise ValueError(f"dataset: {folder.uri!r} holds no published round; give the folder that a run wrote")
     newest = Round(folder, published[-1])
@@ -150,7 +156,7 @@ def newest_published(folder: Folder) -> Round:
 
 def _newest_made(folder: Folder) -> Round | None:
     """The newest published round that a model made, not an import."""
-    rounds = [Round(folder, number) for number in reversed(read_index(folder)["published"])]
+    rounds = [Round(folder, number) for number in reversed(read_index(folder).published)]
     return next((one for one in rounds if "recipe" in (one.read_record() or {})), None)
 
 
@@ -226,13 +232,22 @@ def _target(folder: Folder, base: Round, plan: RefreshPlan, links: dict[str, str
     """The withheld round that the same call began, if it is the last one; else a new one."""
     following = next_round(folder)
     last = Round(folder, following.number - 1)
-    record = last.read_record()
-    withheld = last.number in read_index(folder).get("withheld", [])
-    begun = record.get("refresh", {}) if record else {}
-    same = withheld and (begun.get("of"), begun.get("where")) == (base.number, plan.where)
-    if withheld and record is None:
-        return last
-    return last if same and record and record["fingerprints"]["generate"] == links["generate"] else following
+    index = read_index(folder)
+    unfinished = last.number in index.withheld and last.number not in index.taken_back
+    return last if unfinished and _is_of(last, base, plan, links) else following
+
+
+def _taken_back(folder: Folder, base: Round, plan: RefreshPlan, links: dict[str, str]) -> Round | None:
+    """The round that the same call has published before and that somebody took back since: that stands."""
+    rounds = [Round(folder, number) for number in read_index(folder).taken_back]
+    return next((one for one in reversed(rounds) if _is_of(one, base, plan, links)), None)
+
+
+def _is_of(made: Round, base: Round, plan: RefreshPlan, links: dict[str, str]) -> bool:
+    record = made.read_record() or {}
+    begun = record.get("refresh", {})
+    same = (begun.get("of"), begun.get("where")) == (base.number, plan.where)
+    return same and record["fingerprints"]["generate"] == links["generate"]
 
 
 def _already_published(base: Round, plan: RefreshPlan, links: dict[str, str]) -> dict[str, Any] | None:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import UnreadableError
 from pipeline.queries.limits import QueryLimits
 from pipeline.queries.sql import RESULT, UNLIMITED, parts_room
-from pipeline.store.rounds import Round
+from pipeline.store.part_files import reading_part
 from pipeline.store.storage import Folder
 
 
@@ -27,34 +26,33 @@ def query(
         where = "" if dataset.predicate is None else f" WHERE ({dataset.predicate}\n)"
         statement = f"SELECT {RESULT} FROM masks{where}"
     folder = Folder(dataset.uri)
-    paths = [Round(folder, part.round).part_path(part.number) for part in dataset.parts()]
+    names = [part.name for part in dataset.parts()]
     try:
-        return _ask(dataset, folder, paths, statement, limits), []
+        return _ask(dataset, folder, names, statement, limits), []
     except UnreadableError as error:
-        bad = damaged(folder, paths)
+        bad = damaged(folder, names)
         if not bad:
             raise
         if not skip_bad:
             others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UnreadableError(
-                f"{bad[0]}{others} cannot be read ({error}); --skip-bad leaves such parts out"
+                f"{folder.path(bad[0])}{others} cannot be read ({error}); --skip-bad leaves such parts out"
             ) from error
-        return _ask(dataset, folder, [path for path in paths if path not in bad], statement, limits), bad
+        whole = [name for name in names if name not in bad]
+        return _ask(dataset, folder, whole, statement, limits), [folder.path(name) for name in bad]
 
 
-def damaged(folder: Folder, paths: Sequence[str]) -> list[str]:
+def damaged(folder: Folder, names: Sequence[str]) -> list[str]:
     """Those of the part files that cannot be read to their end."""
     bad = []
-    for path in paths:
+    for name in names:
         try:
-            with pq.ParquetFile(path, filesystem=folder.fs) as file:
-                for _ in file.iter_batches():
-                    pass
-        except (pa.ArrowException, OSError):
-            bad.append(path)
+            reading_part(folder, name, lambda file: sum(batch.num_rows for batch in file.iter_batches()))
+        except UnreadableError:
+            bad.append(name)
     return bad
 
 
-def _ask(dataset: Dataset, folder: Folder, paths: Sequence[str], statement: str, limits: QueryLimits) -> pa.Table:
+def _ask(dataset: Dataset, folder: Folder, names: Sequence[str], statement: str, limits: QueryLimits) -> pa.Table:
     newest = len(dataset.rounds) > 1 and not dataset.every_round
-    return parts_room(folder, paths, newest, dataset.candidates).select(statement, limits)
+    return parts_room(folder, names, newest, dataset.candidates).select(statement, limits)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.store.part_files import read_part_file
 from pipeline.store.storage import Folder
 from stages.record import MASK, SCHEMA, cast_column
 
@@ -102,13 +102,12 @@ class Scan:
         return pa.record_batch(columns, schema=self.schema)
 
 
-def part_source(folder: Folder, path: str) -> Source:
+def part_source(folder: Folder, name: str) -> Source:
     """A committed part file, which is read as far as is asked; what it lacks is left out."""
 
     def read(columns: set[str], fields: set[str]) -> pa.Table:
-        names = [*columns, *(f"masks.list.element.{name}" for name in fields)]
-        with pq.ParquetFile(path, filesystem=None if folder.is_local else folder.fs) as file:
-            return file.read(names, use_threads=False)
+        names = [*columns, *(f"masks.list.element.{field}" for field in fields)]
+        return read_part_file(folder, name, names, use_threads=False)
 
     return read
 

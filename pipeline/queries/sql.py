@@ -95,10 +95,10 @@ class Room:
             raise QueryError(explain(error)) from error
 
 
-def parts_room(folder: Folder, paths: Sequence[str], newest: bool, candidates: bool) -> Room:
-    """The part files at `paths`."""
+def parts_room(folder: Folder, names: Sequence[str], newest: bool, candidates: bool) -> Room:
+    """The part files of these names in the dataset's folder."""
     at_once = READS_AT_ONCE if folder.is_local else READS_AT_ONCE_OF_STORES
-    return Room([part_source(folder, path) for path in paths], at_once, newest, candidates)
+    return Room([part_source(folder, name) for name in names], at_once, newest, candidates)
 
 
 def matching_masks(rows: pa.Table, predicate: str, candidates: bool) -> pa.Array:

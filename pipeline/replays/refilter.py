@@ -13,8 +13,9 @@ from pipeline.runs.ray_runtime import connected_ray
 from pipeline.runs.resolve import resolve_labels_of
 from pipeline.runs.resources import resolve_resources
 from pipeline.sources.places import dataset_places
+from pipeline.store.find_rounds import engine_rounds
 from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import Round, engine_rounds
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 

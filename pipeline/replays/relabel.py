@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.pictures import decode, read_bytes
-from pipeline.replays.rewrite_parts import rewrite_parts
+from pipeline.replays.rewrite_parts import answer, part_items, rewrite_parts
 from pipeline.runs.fingerprint import Fingerprint
 from pipeline.runs.resolve import ResolvedRun
 from pipeline.runs.resources import Resources
@@ -49,19 +49,19 @@ class RelabelParts:
         self.rank = RankMasks(direction)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.table({"images": [self._relabel(part) for part in batch["id"].to_pylist()]})
+        (item,) = batch.to_pylist()
+        rows = self.relabelled(self.target.read_file(item["file"]).combine_chunks())
+        return answer(item, self.target.save(item["part"], item["epoch"], rows), images=rows.num_rows)
 
-    def _relabel(self, part: int) -> int:
-        rows = self.target.read_part(part).combine_chunks()
+    def relabelled(self, rows: pa.Table) -> pa.Table:
+        """A part's rows with the names that they get now."""
         before = rows["fingerprints"][0].as_py()
         if not (self._only_text_differs(before) and _all_features_stored(rows)):
             rows = self._name(rows, before)
         rows = self.rank(rows)
         fingerprints = pa.array([before | self.links] * rows.num_rows, SCHEMA.field("fingerprints").type)
         rows = set_columns(rows, {"fingerprints": fingerprints})
-        rows = rows if self.store_embeddings else without_embeddings(rows)
-        self.target.write_part(part, conform(rows))
-        return int(rows.num_rows)
+        return conform(rows if self.store_embeddings else without_embeddings(rows))
 
     def _only_text_differs(self, before: dict[str, str | None]) -> bool:
         return all(before[link] == self.links[link] for link in LABEL_LINKS if link != "text")
@@ -128,7 +128,8 @@ def relabel_round(
         "places": places,
     }
     answers = rewrite_parts(
-        stale,
+        target,
+        part_items(target, stale),
         RelabelParts,
         "tagging",
         quiet,
@@ -137,7 +138,7 @@ def relabel_round(
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.tag_gpus,
     )
-    images = sum(answer["images"][0].as_py() for answer in answers)
+    images = sum(done["images"][0].as_py() for done in answers)
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     plain = recipe.model_dump(mode="json")

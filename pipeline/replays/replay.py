@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.replays.rewrite_parts import rewrite_parts
+from pipeline.replays.rewrite_parts import answer, part_items, rewrite_parts
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.filter_masks import FilterMasks
@@ -25,12 +25,15 @@ class ReplayPart:
         self.links = links
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        (item,) = batch.to_pylist()
         target = Round(Folder(self.uri), self.round_number)
-        counts = [self._replay(target, part) for part in batch["id"].to_pylist()]
-        return pa.table({"images": [images for images, _ in counts], "cut_short": [cut for _, cut in counts]})
+        rows = target.read_file(item["file"])
+        filtered, cut_short = self.replayed(rows)
+        saved = target.save(item["part"], item["epoch"], filtered)
+        return answer(item, saved, images=rows.num_rows, cut_short=cut_short)
 
-    def _replay(self, target: Round, part: int) -> tuple[int, int]:
-        rows = target.read_part(part)
+    def replayed(self, rows: pa.Table) -> tuple[pa.Table, int]:
+        """The rows with what the rules decide now, and how many of them had candidates cut short."""
         floors = rows["predicted_iou_floor"].to_pylist()
         cut_short = sum(floor is not None and floor > np.float32(self.pred_iou_thresh) for floor in floors)
         if rows["fingerprints"][0].as_py()["text"] is not None:  # of equal scores the first generated one stays
@@ -39,8 +42,7 @@ class ReplayPart:
         later = dict.fromkeys(LABEL_LINKS)  # what names the masks that these rules keep comes after them
         links = {**rows["fingerprints"][0].as_py(), "filter": self.links["filter"], **later}
         fingerprints = pa.array([links] * rows.num_rows, SCHEMA.field("fingerprints").type)
-        target.write_part(part, conform(set_columns(filtered, {"fingerprints": fingerprints})))
-        return rows.num_rows, cut_short
+        return conform(set_columns(filtered, {"fingerprints": fingerprints})), cut_short
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
         return Replayed()
     images = cut_short = 0
     work = ReplayPart(target.folder.uri, target.number, settings, links)
-    for answer in rewrite_parts(stale, work, "filtering", quiet, num_cpus=1):
-        images += answer["images"][0].as_py()
-        cut_short += answer["cut_short"][0].as_py()
+    items = part_items(target, stale)
+    for done in rewrite_parts(target, items, work, "filtering", quiet, num_cpus=1):
+        images += done["images"][0].as_py()
+        cut_short += done["cut_short"][0].as_py()
     record = target.read_record()
     assert record is not None, "a round with parts has a record"
     record["fingerprints"] = links

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.dataset import Dataset, Part
-from pipeline.errors import StoreError, UnreadableError
+from pipeline.errors import UnreadableError
 from pipeline.queries.query import damaged
 from pipeline.queries.sql import parts_room
-from pipeline.store.rounds import Round
+from pipeline.store.part_files import reading_part
 from pipeline.store.storage import Folder
 from stages import filter_rules as rules
 
@@ -138,8 +138,8 @@ def choose_parts(dataset: Dataset, max_images: int | None) -> list[Part]:
             break
         chosen.append(part)
         try:
-            num_images += Round(folder, part.round).count_images(part.number)
-        except (pa.ArrowException, StoreError):  # damaged, which `read_facts` will tell
+            num_images += reading_part(folder, part.name, lambda file: int(file.metadata.num_rows))
+        except UnreadableError:  # damaged, which `read_facts` will tell
             continue
     return sorted(chosen, key=lambda part: (part.round, part.number))
 
@@ -150,22 +150,22 @@ def read_facts(dataset: Dataset, parts: list[Part]) -> Facts:
     Raises StoreError and UnreadableError where the store fails.
     """
     folder = Folder(dataset.uri)
-    paths = [Round(folder, part.round).part_path(part.number) for part in parts]
+    names = [part.name for part in parts]
     try:
-        return _count(dataset, folder, paths)
+        return _count(dataset, folder, names)
     except UnreadableError:
-        bad = damaged(folder, paths)
+        bad = damaged(folder, names)
         if not bad:
             raise
-    facts = _count(dataset, folder, [path for path in paths if path not in bad])
-    facts.bad_parts = bad
+    facts = _count(dataset, folder, [name for name in names if name not in bad])
+    facts.bad_parts = [folder.path(name) for name in bad]
     return facts
 
 
-def _count(dataset: Dataset, folder: Folder, paths: list[str]) -> Facts:
+def _count(dataset: Dataset, folder: Folder, names: list[str]) -> Facts:
     newest = len(dataset.rounds) > 1 and not dataset.every_round
-    facts = Facts(len(paths))
-    room = parts_room(folder, paths, newest, candidates=False)
+    facts = Facts(len(names))
+    room = parts_room(folder, names, newest, candidates=False)
     for row in room.select(_IMAGES).to_pylist():
         if row["status"] == "ok":
             facts.masks_per_image[row["num_masks"]] = row["num"]
@@ -177,7 +177,7 @@ def _count(dataset: Dataset, folder: Folder, paths: list[str]) -> Facts:
         facts.failures = [Failure(**row) for row in room.select(_FAILURES).to_pylist()]
     facts.mask_tags = _counts(room.select(_TAGS.format(view="masks")))
     facts.image_tags = _counts(room.select(_TAGS.format(view="images")))
-    _add_masks(facts, parts_room(folder, paths, newest, candidates=True).select(_MASKS).to_pylist())
+    _add_masks(facts, parts_room(folder, names, newest, candidates=True).select(_MASKS).to_pylist())
     return facts
 
 

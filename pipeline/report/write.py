@@ -53,7 +53,7 @@ def write_report(
     folder = Folder(dataset.uri)
     parts = choose_parts(dataset, max_images)
     facts = read_facts(dataset, parts)
-    whole = [part for part in parts if Round(folder, part.round).part_path(part.number) not in facts.bad_parts]
+    whole = [part for part in parts if folder.path(part.name) not in facts.bad_parts]
     pictures = read_gallery(dataset, whole, num_pictures, picture_seconds) if num_pictures else []
     record = Round(folder, dataset.rounds[-1]).read_record() if dataset.rounds else None
     num_parts = len(parts) if max_images is None else len(dataset.parts())

@@ -1,6 +1,7 @@
 """What comes before a run's work: which round, whether it may be written with these settings, the lease, the record."""
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from pipeline.runs.attempted import has_ended, of_shard
 from pipeline.runs.fingerprint import Fingerprint, changes
 from pipeline.sources.credentials import refuse_credentials_in
 from pipeline.sources.places import RECORDED, absolute_places, input_places
+from pipeline.store.find_rounds import engine_rounds, next_round
+from pipeline.store.index import publish
 from pipeline.store.lease import Lease, hold_lease
-from pipeline.store.rounds import Round, engine_rounds, publish, round_numbers
+from pipeline.store.rounds import Round
 from pipeline.store.shards import Shard
 from pipeline.store.storage import Folder
 from pipeline.video.recipe import VideoRecipe
@@ -45,11 +48,6 @@ def choose_round(folder: Folder, wanted: Fingerprint, new_round: bool, shard: Sh
     begun_so = newest.number > 0 and "refresh" not in record and not has_ended(of_shard(record.get("runs", []), shard))
     joined = shard is not None and not newest.has_begun()
     return newest if same and (begun_so or joined) else next_round(folder, shard)
-
-
-def next_round(folder: Folder, shard: Shard | None = None) -> Round:
-    """The round after all that stand on disk."""
-    return Round(folder, max(round_numbers(folder), default=-1) + 1, shard)
 
 
 def check_record(target: Round, wanted: Fingerprint) -> bool:
@@ -106,9 +104,8 @@ def begin_run(
     with ExitStack() as stack:
         try:
             lease = stack.enter_context(hold_lease(target, run_id))
-            target.remove_temporary()
-            if target.shard is None:
-                target.finish_merge()
+            if lost := target.forget_lost_parts():
+                print(f"output: {', '.join(lost)} is gone; its images are annotated anew", file=sys.stderr)
             if not check_record(target, wanted):
                 record = _new_record(target, recipe, wanted, sha256) | (into.notes if into else {})
                 if not target.create_record(record):

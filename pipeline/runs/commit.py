@@ -46,6 +46,13 @@ class Tally:
             self.stage_seconds[stage] += pc.sum(rows[f"{stage}_seconds"]).as_py() or 0.0
 
 
+def in_order(rows: pa.Table, column: str, ids: pa.ChunkedArray) -> pa.Table:
+    """The rows in the order of `ids`, which may name more. Nothing is copied: lists of run lengths in one array may not
+    pass 2 GiB."""
+    order = pc.index_in(ids, value_set=rows[column].combine_chunks()).drop_null()
+    return pa.concat_tables([rows.slice(0, 0), *(rows.slice(index, 1) for index in order.to_pylist())])
+
+
 def _reason(error: str) -> str:
     """`stage: kind`: what a count is kept of, without the particulars of one file."""
     return ": ".join(error.split(": ")[:2])
@@ -78,8 +85,7 @@ class Committer:
                 self._commit(part, pa.concat_tables(self._rows.pop(part)))
 
     def _commit(self, part: int, rows: pa.Table) -> None:
-        order = pc.index_in(self._chunks[part].images["image_id"], value_set=rows["image_id"].combine_chunks())
-        rows = rows.take(order.drop_null())
+        rows = in_order(rows, "image_id", self._chunks[part].images["image_id"])
         links = {name: self.links.get(name) for name in LINKS}
         count = rows.num_rows
         record = conform(
@@ -96,9 +102,9 @@ class Committer:
             existing = self.target.read_part(part)
             replaced = pc.is_in(existing["image_id"], value_set=record["image_id"].combine_chunks())
             record = pa.concat_tables([existing.filter(pc.invert(replaced)), record])
-        self.target.write_part(part, record)
-        self.tally.add(rows)
-        if rows.num_rows == self._chunks[part].images.num_rows:
+        written = self.target.write_part(part, record)
+        self.tally.add(rows.filter(pc.is_in(rows["image_id"], value_set=written["image_id"].combine_chunks())))
+        if count == self._chunks[part].images.num_rows:
             del self._chunks[part]
 
     def commit_unfinished(self) -> None:

@@ -3,18 +3,19 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.store.rounds import Round, read_index
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 
 def without_dropped(listing: pa.Table, folder: Folder) -> pa.Table:
     """The images of a listing that nobody has taken down with `maskfoundry drop`."""
-    return _without(listing, pa.array(read_index(folder).get("dropped", []), pa.string()))
+    return read_index(folder).dropped.leave_out(listing)
 
 
 def without_labelled(listing: pa.Table, folder: Folder) -> pa.Table:
     """The images of a listing for which no published import holds masks: those stay as people left them."""
-    for number in read_index(folder)["published"]:
+    for number in read_index(folder).published:
         target = Round(folder, number)
         if "imported" not in (target.read_record() or {}):
             continue

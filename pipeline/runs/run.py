@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import RunError, StoreError
+from pipeline.errors import FencedError, RunError, StoreError
 from pipeline.progress import progress_bar
 from pipeline.recipes.recipe import Recipe
 from pipeline.replays.relabel import relabel_round
@@ -139,6 +139,8 @@ def run_resolved(
         finish = partial(_finish, target, notes, resources, started, replayed, committer)
         try:
             status = _work(resolved, resources, plan, committer, lease, quiet, places)
+        except FencedError:  # the record is another run's as well
+            raise
         except Exception as error:
             with suppress(StoreError):  # the record of a run whose store fails is best effort
                 finish("failed")

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.progress import progress_bar
+from pipeline.store.find_rounds import open_round, round_numbers
 from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import Round, round_numbers
+from pipeline.store.part_files import reading_part
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
+
+MAX_PART_BYTES = 1 << 29  # uncompressed: memory of a reader holds a part, and an array of Arrow's ends at 2 GiB
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,11 @@ class Compaction:
     parts_after: int
 
 
-def compact(dataset: str, images_per_part: int, quiet: bool = False) -> Compaction:
-    """Merge neighbouring parts of every round while they hold at most `images_per_part` images together.
+def compact(
+    dataset: str, images_per_part: int, quiet: bool = False, bytes_per_part: int = MAX_PART_BYTES
+) -> Compaction:
+    """Merge neighbouring parts of every round while they hold at most `images_per_part` images (of video, masklets)
+    and `bytes_per_part` bytes together.
 
     Raises ValueError if there is no dataset, and RunError if a run is writing it.
     """
@@ -29,40 +36,46 @@ def compact(dataset: str, images_per_part: int, quiet: bool = False) -> Compacti
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
     before = after = 0
     for number in numbers:
-        target = Round(folder, number)
+        target = open_round(folder, number)
         with hold_lease(target, "compact"):
-            target.finish_merge()
             before += len(target.parts())
             # parts of one shard only, so that each part goes on being written by one
-            groups = [(view, group) for view in target.views() for group in plan_merges(view, images_per_part)]
+            groups = [
+                (view, group) for view in target.views() for group in plan_merges(view, images_per_part, bytes_per_part)
+            ]
             with progress_bar("merging", len(groups), "parts", quiet) as update:
                 for done, (view, group) in enumerate(groups, 1):
                     merge_parts(view, group)
-                    target.finish_merge()
                     update(done, "")
             after += len(target.parts())
     return Compaction(before, after)
 
 
-def plan_merges(target: Round, images_per_part: int) -> list[list[int]]:
+def plan_merges(target: Round, images_per_part: int, bytes_per_part: int) -> list[list[int]]:
     """Groups of two or more neighbouring parts, in order."""
     groups: list[list[int]] = []
     open_group: list[int] = []
-    held = 0
-    for part in target.parts():
-        images = target.count_images(part)
-        if held + images > images_per_part:
+    held_rows = held_bytes = 0
+    for part, file in sorted(target.files().items()):
+        rows, size = reading_part(
+            target.folder,
+            f"{target.name}/{file}",
+            lambda parquet: (
+                parquet.metadata.num_rows,
+                sum(parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)),
+            ),
+        )
+        if held_rows + rows > images_per_part or held_bytes + size > bytes_per_part:
             groups.append(open_group)
-            open_group, held = [], 0
+            open_group, held_rows, held_bytes = [], 0, 0
         open_group.append(part)
-        held += images
+        held_rows, held_bytes = held_rows + rows, held_bytes + size
     return [group for group in [*groups, open_group] if len(group) > 1]
 
 
 def merge_parts(target: Round, sources: list[int]) -> None:
-    """One part in place of several. The intention is written first; the new part's appearance is the moment from which
-    readers take it and no longer the old ones, which `finish_merge` removes, as it finishes or forgets after a kill."""
-    merged = target.next_part()
+    """One part, of the first one's number, in place of several: one commit, before which readers take the old ones and
+    after which the new one."""
     rows = pa.concat_tables([target.read_part(part) for part in sources])
-    target.begin_merge(merged, sources)
-    target.write_part(merged, rows)
+    merged = target.save(sources[0], target.epoch(sources[0]), rows)
+    target.commit({sources[0]: merged, **dict.fromkeys(sources[1:])})

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.store.rounds import Round, engine_rounds
+from pipeline.store.find_rounds import engine_rounds
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 

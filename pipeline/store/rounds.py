@@ -1,21 +1,24 @@
-"""A dataset's rounds: its index file, its run records and its part files."""
+"""A round of a dataset: its record and its part files."""
 
-import io
 import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.store.shards import Shard, part_after
+from pipeline.errors import FencedError, UnreadableError
+from pipeline.store.commit_log import READS_AT_ONCE, LogState
+from pipeline.store.index import read_index
+from pipeline.store.part_files import REPLACED, encode_part, read_part_file, reading_part
+from pipeline.store.part_names import new_part_name
+from pipeline.store.round_logs import SINGLE_WRITE, RoundLogs, nobody_is_refused
+from pipeline.store.shards import Shard
 from pipeline.store.storage import Folder, to_json
 from stages.mask_columns import refuse_unequal_lists
 from stages.record import EMBEDDING_COLUMNS, MASK_COLUMNS, SCHEMA, conform, stored_schema
 
-INDEX = "_dataset.json"
-FORMAT_VERSION = 1
-READS_AT_ONCE = 16
 COMMITTED = pa.schema(
     [
         *(SCHEMA.field(name) for name in ("image_id", "source_etag", "prompts_hash", "status")),
@@ -32,6 +35,7 @@ class Round:
     """
 
     schema = SCHEMA  # of the parts
+    id_column: ClassVar[str] = "image_id"
     repeating: ClassVar[list[str]] = ["status", "run_id"]  # columns whose values repeat
     aligned: ClassVar[tuple[str, ...]] = MASK_COLUMNS  # columns whose lists are equally long in each row
 
@@ -40,13 +44,15 @@ class Round:
         self.number = number
         self.shard = shard
         self.name = f"round={number:03d}"
+        self.logs = RoundLogs(folder, self.name, shard)
+        self._files: dict[int, str] = {}
 
     def read_record(self) -> dict[str, Any] | None:
         """`_run.json` with the runs of every shard, or None before the round's first run."""
-        name = f"{self.name}/_run.json"
-        if not self.folder.exists(name):
+        try:
+            record = self.folder.read_json(f"{self.name}/_run.json")
+        except FileNotFoundError:
             return None
-        record = self.folder.read_json(name)
         if record.get("shards"):
             names = self.folder.names(self.name, "_run-", ".json")
             runs = [run for name in names for run in self.folder.read_json(name)]
@@ -54,6 +60,8 @@ class Round:
         return dict(record)
 
     def write_record(self, record: dict[str, Any]) -> None:
+        """Raises FencedError if another run has taken the round over."""
+        self.logs.check()
         self.folder.write_json(f"{self.name}/_run.json", record | {"runs": []} if record.get("shards") else record)
 
     def create_record(self, record: dict[str, Any]) -> bool:
@@ -67,6 +75,7 @@ class Round:
             assert record is not None, "the record was written when the run began"
             self.write_record(record | {"runs": [*record["runs"], entry]})
         else:
+            self.logs.check()
             name = self._runs_name(self.shard)
             runs = self.folder.read_json(name) if self.folder.exists(name) else []
             self.folder.write_json(name, [*runs, entry])
@@ -74,85 +83,150 @@ class Round:
     def has_begun(self) -> bool:
         """Whether a run of this shard has left anything here."""
         assert self.shard is not None
-        return bool(self._present()) or self.folder.exists(self._runs_name(self.shard))
+        return bool(self.parts()) or self.folder.exists(self._runs_name(self.shard))
 
     def _runs_name(self, shard: Shard) -> str:
         return f"{self.name}/_run-{shard.number}-of-{shard.count}.json"
 
     def views(self) -> list["Round"]:
-        """The round as each of its shards sees it; itself where it has none."""
-        record = self.read_record()
-        count = record.get("shards") if record else None
-        if not count:
+        """The round as each of its shards sees it, held as this is; itself where it has none."""
+        if self.shard is not None or not (count := self.logs.num_shards() or self._recorded_shards()):
             return [self]
-        return [Round(self.folder, self.number, Shard(number, count)) for number in range(1, count + 1)]
+        views = []
+        for number in range(1, count + 1):
+            view = type(self)(self.folder, self.number, shard := Shard(number, count))
+            view.logs = self.logs.of_shard(shard)
+            views.append(view)
+        return views
+
+    def _recorded_shards(self) -> int | None:
+        return (self.read_record() or {}).get("shards")
+
+    def owns(self, part: int) -> bool:
+        """Whether it is one of the parts seen from here."""
+        return self.shard is None or self.shard.owns(part)
+
+    def begin(
+        self,
+        run_id: str,
+        owner: dict[str, Any] | None = None,
+        refuse: Callable[[LogState], None] = nobody_is_refused,
+    ) -> None:
+        """Take the round over: from now on earlier runs can commit nothing. `refuse` raises where they may be alive;
+        without an `owner` nobody is kept off."""
+        self.logs.begin(run_id, owner, refuse, self._recorded_shards())
+
+    def end(self) -> None:
+        """Give the round back. Raises FencedError if another run has taken it."""
+        self.logs.end()
+
+    def read_log(self) -> list[LogState]:
+        """What each log of the round says; held, as far as this run has come."""
+        return self.logs.read()
+
+    def files(self) -> dict[int, str]:
+        """The file names of the parts that count, as they are now, by part number."""
+        self._files = {part: name for state in self.read_log() for part, name in state.files.items()}
+        return self._files
 
     def parts(self) -> list[int]:
-        """The parts that count: those that a merge has replaced do not, even before they are removed."""
-        present = self._present()
-        merge = self._merge()
-        return present if merge is None or merge["merged"] not in present else sorted({*present} - {*merge["sources"]})
-
-    def next_part(self) -> int:
-        return part_after(max(self._present(), default=-1), self.shard)
+        """The numbers of the parts that count, as they are now."""
+        return sorted(self.files())
 
     def count_images(self, part: int) -> int:
         """From the file's own footer."""
-        path, files = self.part_path(part), self.folder.fs
-        return int(self.folder.ask(lambda: pq.read_metadata(path, filesystem=files)).num_rows)
+        return reading_part(self.folder, self._file(part), lambda file: int(file.metadata.num_rows))
 
     def count_bytes(self, part: int) -> int:
         return int(self.folder.ask(lambda: self.folder.fs.size(self.part_path(part))))
 
-    def begin_merge(self, merged: int, sources: list[int]) -> None:
-        """Announce that part `merged`, once it appears, stands for `sources`."""
-        self.folder.write_json(f"{self.name}/_merge.json", {"merged": merged, "sources": sources})
-
-    def finish_merge(self) -> None:
-        """Finish a merge whose part has appeared, forget one whose part has not."""
-        assert self.shard is None, "another shard may be reading what the merge replaced"
-        merge = self._merge()
-        if merge is None:
-            return
-        present = self._present()
-        if merge["merged"] in present:
-            for part in sorted({*merge["sources"]} & {*present}):
-                self.remove_part(part)
-        self.folder.remove(f"{self.name}/_merge.json")
-
     def remove_temporary(self) -> None:
         """What a killed writer left behind; of other shards, which may be alive, nothing."""
-        self.folder.remove_temporary(self.name, lambda name: self._is_mine(name.removeprefix(".")))
+        self.folder.remove_temporary(self.name, self._is_temporary_of_mine)
 
     def part_path(self, part: int) -> str:
-        return self.folder.path(self._part(part))
+        return self.folder.path(self._file(part))
 
     def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
-        """Image rows of one committed part, of the record's types whatever the part itself lacks; or some columns,
-        those inside the masks by their Parquet names (`masks.list.element.keep`)."""
-        path, files = self.part_path(part), self.folder.fs
+        """Image rows of one part, as `parts` last found it, of the record's types whatever the part itself lacks; or
+        some columns, those inside the masks by their Parquet names (`masks.list.element.keep`). Raises UnreadableError,
+        naming the file, where it is damaged or gone."""
+        return self.read_file(self._file(part).rpartition("/")[2], columns)
 
-        def read() -> pa.Table:
-            # not as a dataset, which knows no columns inside `masks` and takes `round` from the folder's name as well
-            with pq.ParquetFile(path, filesystem=files) as file:
-                return file.read(columns)
+    def read_file(self, file: str, columns: list[str] | None = None) -> pa.Table:
+        """`read_part` of a file that `files` named, which may have been replaced since."""
+        # not as a dataset, which knows no columns inside `masks` and takes `round` from the folder's name as well
+        table = read_part_file(self.folder, f"{self.name}/{file}", columns)
+        if columns is not None:
+            return table
+        if self.id_column not in table.column_names:
+            raise UnreadableError(f"{self.folder.path(self.name)}/{file} has no column {self.id_column}: no part of it")
+        return conform(table, self.schema)
 
-        table = self.folder.ask(read)
-        return table if columns is not None else conform(table, self.schema)
+    def epoch(self, part: int) -> int:
+        """The epoch in which this run holds the part's log."""
+        return self.logs.writer(part).state.epoch
 
-    def write_part(self, part: int, rows: pa.Table) -> None:
-        """Commit `rows` as one part, in place of what it held. Raises ValueError for rows of other columns than the
-        record's, and UnequalListsError for rows that no reader could take apart into masks."""
+    def save(self, part: int, epoch: int, rows: pa.Table) -> str | None:
+        """Write `rows` to a file for `part`, which counts only once it is committed; its name, None without rows. Rows
+        of what was taken down, in this moment at the latest, are left out.
+
+        Raises ValueError for rows of other columns than the record's, and UnequalListsError for rows that no reader
+        could take apart into masks.
+        """
         if not rows.schema.equals(self.schema):
-            raise ValueError(f"{self.part_path(part)}: a part holds the record's columns and no others")
+            raise ValueError(f"{self.folder.path(self.name)}: a part holds the record's columns and no others")
         refuse_unequal_lists(rows, self.aligned, EMBEDDING_COLUMNS)
-        buffer = io.BytesIO()
-        stored = rows.cast(stored_schema(self.schema))
-        pq.write_table(stored, buffer, compression="zstd", use_dictionary=self.repeating)
-        self.folder.write(self._part(part), buffer.getvalue())
+        rows = read_index(self.folder).dropped.leave_out(rows)
+        if not rows.num_rows:
+            return None
+        file = new_part_name(part, epoch)
+        self.folder.write(f"{self.name}/{file}", encode_part(rows.cast(stored_schema(self.schema)), self.repeating))
+        return file
+
+    def commit(self, files: dict[int, str | None], at_once: bool = False) -> None:
+        """Let these files, of one log's parts, count in place of what the parts held; None takes a part away. What
+        they held stays readable for those who are at it, except with `at_once`.
+
+        Raises FencedError, and removes the files, if another run has taken the round over.
+        """
+        writer = self.logs.writer(next(iter(files)))
+        add = [file for file in files.values() if file is not None]
+        remove = [writer.state.files[part] for part in files if part in writer.state.files]
+        try:
+            if add or remove:
+                writer.commit(add, remove, at_once)
+        except FencedError:
+            for file in add:
+                self.folder.remove(f"{self.name}/{file}")
+            raise
+        for file in remove:
+            if at_once:
+                self.folder.remove(f"{self.name}/{file}")
+            else:
+                self.folder.move(f"{self.name}/{file}", f"{self.name}/{REPLACED}/{file}")
+
+    def write_part(self, part: int, rows: pa.Table) -> pa.Table:
+        """Commit `rows` as one part, in place of what it held; without rows the part goes. Those that were not taken
+        down in the meantime, which are the ones that now stand in it."""
+        with self._held():
+            rows = read_index(self.folder).dropped.leave_out(rows)
+            self.commit({part: self.save(part, self.epoch(part), rows)})
+        return rows
+
+    def replace_at_once(self, part: int, rows: pa.Table) -> None:
+        """`write_part` of which nobody can read any more what the part held before."""
+        with self._held():
+            self.commit({part: self.save(part, self.epoch(part), rows)}, at_once=True)
 
     def remove_part(self, part: int) -> None:
-        self.folder.remove(self._part(part))
+        with self._held():
+            self.commit({part: None})
+
+    def remove_parts(self) -> None:
+        """All of them."""
+        for part in self.parts():
+            self.remove_part(part)
 
     def committed(self) -> pa.Table:
         """(image_id, source_etag, prompts_hash, status, part) of every committed image."""
@@ -168,73 +242,36 @@ class Round:
             tables = list(pool.map(read, self.parts()))
         return pa.concat_tables([COMMITTED.empty_table(), *(table.cast(COMMITTED) for table in tables)])
 
-    def _present(self) -> list[int]:
-        names = self.folder.names(self.name, "part-", ".parquet")
-        return sorted(_part_number(name) for name in names if self._is_mine(name.rpartition("/")[2]))
+    def forget_lost_parts(self) -> list[str]:
+        """Let files that are gone, which somebody removed as they were damaged, no longer count; their names."""
+        present = {name.rpartition("/")[2] for name in self.folder.names(self.name, "part-", ".parquet")}
+        files = self.files()
+        lost = [part for part in sorted(files) if files[part] not in present]
+        # asked for by name as well, as much depends on it
+        lost = [part for part in lost if not self.folder.exists(f"{self.name}/{files[part]}")]
+        for part in lost:
+            self.commit({part: None})
+        return [f"{self.name}/{files[part]}" for part in lost]
 
-    def _is_mine(self, name: str) -> bool:
-        return self.shard is None or (name.startswith("part-") and self.shard.owns(_part_number(name)))
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """For one write by a caller who does not hold the round."""
+        if self.logs.writers is not None:
+            yield
+            return
+        self.begin(SINGLE_WRITE)
+        try:
+            yield
+        finally:
+            self.logs.writers = None
 
-    def _merge(self) -> dict[str, Any] | None:
-        name = f"{self.name}/_merge.json"
-        return self.folder.read_json(name) if self.folder.exists(name) else None
+    def _file(self, part: int) -> str:
+        if part not in self._files or self.logs.writers is not None:
+            self.files()
+        if part not in self._files:
+            raise ValueError(f"{self.folder.path(self.name)} has no part {part}")
+        return f"{self.name}/{self._files[part]}"
 
-    def _part(self, part: int) -> str:
-        return f"{self.name}/part-{part:06d}.parquet"
-
-
-def _part_number(name: str) -> int:
-    return int(name.rpartition("part-")[2].split(".", 1)[0])
-
-
-def round_numbers(folder: Folder) -> list[int]:
-    """The rounds that stand on disk, in order."""
-    names = folder.names("", "round=", "")
-    return sorted(int(name[6:]) for name in names if re.fullmatch(r"round=\d{3,}", name))
-
-
-def settled_rounds(folder: Folder) -> list[int]:
-    """The rounds that stand on disk and that no refresh or rollback withholds, in order."""
-    withheld = read_index(folder).get("withheld", [])
-    return [number for number in round_numbers(folder) if number not in withheld]
-
-
-def engine_rounds(folder: Folder) -> list[int]:
-    """Those of the settled rounds that are no imports into a dataset of runs; all of them where there are only
-    imports."""
-    settled = settled_rounds(folder)
-    made = [number for number in settled if "imported" not in (Round(folder, number).read_record() or {})]
-    return made or settled
-
-
-def publish(folder: Folder, number: int) -> None:
-    """Let readers see a round."""
-    _list_round(folder, number, published=True)
-
-
-def withhold(folder: Folder, number: int) -> None:
-    """Keep a round from readers: one that is not ready, or is taken back. Its files stay, and runs leave it alone."""
-    _list_round(folder, number, published=False)
-
-
-def _list_round(folder: Folder, number: int, published: bool) -> None:
-    index = read_index(folder)
-    before, withheld = set(index["published"]), set(index.get("withheld", []))
-    changed = dict(index)
-    changed["rounds"] = sorted({*index["rounds"], number})
-    changed["published"] = sorted(before | {number} if published else before - {number})
-    changed["withheld"] = sorted(withheld - {number} if published else withheld | {number})
-    if not changed["withheld"]:
-        del changed["withheld"]
-    if changed != index:
-        folder.write_json(INDEX, changed)
-
-
-def read_index(folder: Folder) -> dict[str, Any]:
-    """`_dataset.json`; an empty index where there is none yet. Raises ValueError for another format."""
-    if not folder.exists(INDEX):
-        return {"format": FORMAT_VERSION, "rounds": [], "published": []}
-    index = folder.read_json(INDEX)
-    if not isinstance(index, dict) or index.get("format") != FORMAT_VERSION:
-        raise ValueError(f"{folder.path(INDEX)}: not a dataset of format {FORMAT_VERSION}; choose another output")
-    return index
+    def _is_temporary_of_mine(self, name: str) -> bool:
+        found = re.match(r"\.part-(\d+)", name)
+        return self.shard is None or (found is not None and self.shard.owns(int(found[1])))

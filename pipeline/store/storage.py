@@ -2,7 +2,9 @@
 
 import json
 import os
+import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import StoreError
 from pipeline.json_text import json_text
 from pipeline.sources.credentials import refuse_credentials
+from pipeline.store.local_files import create_file, has_links, replace_file, replacing
 from stages.retry import FINAL_ERRORS, NUM_ATTEMPTS, retried
 
 Result = TypeVar("Result")
@@ -31,13 +34,20 @@ class Folder:
         self.fs, root = url_to_fs(uri, use_listings_cache=False)
         self.root = root.rstrip("/")
         self._is_down = False
+        self.creates_once: bool | None = None  # whether the store makes a file only if it is absent; None: not probed
 
     @property
     def is_local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
+    def now(self) -> float:
+        """Seconds since the epoch, by this machine's clock."""
+        return time.time()
+
     def path(self, name: str) -> str:
-        assert ".." not in name.split("/"), "names stay below the root"
+        """Raises ValueError for a name that leads out of the folder."""
+        if ".." in name.split("/"):
+            raise ValueError(f"{name!r} leads out of {self.uri!r}; names stay below it")
         return f"{self.root}/{name}"
 
     def ask(self, action: Callable[[], Result]) -> Result:
@@ -57,7 +67,13 @@ class Folder:
         return result
 
     def exists(self, name: str) -> bool:
-        return bool(self.ask(lambda: self.fs.exists(self.path(name))))
+        """Raises what the store raises: fsspec's own `exists` takes any error of a disk for a missing file."""
+        path = self.path(name)
+        try:
+            self.ask(lambda: self.fs.info(path))
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self, folder: str, prefix: str, suffix: str) -> list[str]:
         """Names in `folder` (the root where it is empty) that begin and end so, sorted; none if there is no such
@@ -72,6 +88,13 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         return bytes(self.ask(lambda: self.fs.cat_file(self.path(name))))
+
+    def read_optional(self, name: str) -> bytes | None:
+        """None where there is no such file, which only the store's own word for it says."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
 
     def read_json(self, name: str) -> Any:
         """Raises ValueError when the file is not JSON."""
@@ -96,7 +119,7 @@ class Folder:
             self.ask(lambda: self.fs.pipe_file(path, data))
             return
         try:
-            _replace(Path(path), data)
+            replace_file(Path(path), data)
         except OSError as error:
             raise StoreError(f"{path} cannot be written ({error.strerror})") from error
 
@@ -106,7 +129,7 @@ class Folder:
         path = self.path(name)
         if self.is_local:
             try:
-                with _replacing(Path(path)) as file:
+                with replacing(Path(path)) as file:
                     yield file
             except OSError as error:
                 raise StoreError(f"{path} cannot be written ({error.strerror})") from error
@@ -117,18 +140,63 @@ class Folder:
             self.ask(lambda: self.fs.put_file(file.name, path))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that must not exist yet; False if it does. Best effort where the store has no such write."""
+        """Write a file that must not exist yet; False if it does. After a lost answer that is the file itself, so that
+        one who must know puts something of its own into `data`. Best effort where `probe_create` says so."""
         path = self.path(name)
+        if self.creates_once is not True and not self.is_local and self.exists(name):
+            return False
         try:
             if self.is_local:
-                _create(Path(path), data)
-            elif self.exists(name):
-                return False
+                create_file(Path(path), data)
             else:
                 self.ask(lambda: self.fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
             return False
-        return True
+        except OSError as error:
+            raise error if not self.is_local else StoreError(f"{path} cannot be written ({error.strerror})") from error
+        # without the store's help the last one of several wins
+        return self.is_local or self.creates_once is True or self.read_optional(name) == data
+
+    def probe_create(self, name: str) -> bool:
+        """Whether of several writers that `create` one file at a time exactly one succeeds: on disk where there are
+        hard links, in a bucket where the store has conditional writes. `name` is written for it, and removed."""
+        if self.creates_once is None:
+            path = self.path(f"{name}-{secrets.token_hex(8)}")
+            try:
+                self.creates_once = has_links(Path(path)) if self.is_local else self._refuses_second(path)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror or error})") from error
+            finally:
+                with suppress(OSError):
+                    self.fs.rm_file(path)
+        return self.creates_once
+
+    def _refuses_second(self, path: str) -> bool:
+        self.ask(lambda: self.fs.pipe_file(path, b"probe"))
+        try:
+            self.ask(lambda: self.fs.pipe_file(path, b"again", mode="create"))
+        except FileExistsError:
+            return True
+        except StoreError:  # it knows no such write
+            return False
+        return False
+
+    def move(self, source: str, target: str) -> None:
+        """No matter whether `source` is there; a reader finds it under one name or the other."""
+        start, end = self.path(source), self.path(target)
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                os.makedirs(os.path.dirname(end), exist_ok=True)
+                os.replace(start, end)
+            else:
+                self.ask(lambda: self.fs.cp_file(start, end))
+                self.ask(lambda: self.fs.rm_file(start))
+
+    def remove_folder(self, name: str) -> None:
+        """With all that it holds; no matter whether it is there."""
+        path = self.path(name)
+        with suppress(FileNotFoundError):
+            self.ask(lambda: self.fs.rm(path, recursive=True))
 
     def remove(self, name: str) -> None:
         """No matter whether it is there."""
@@ -153,53 +221,3 @@ def split_file(path: str) -> tuple[Folder, str]:
     if not name:
         raise ValueError(f"--output: {path!r} is a folder; name a file in it")
     return Folder(parent or ("/" if mark else ".")), name
-
-
-def _replace(target: Path, data: bytes) -> None:
-    with _replacing(target) as file:
-        file.write(data)
-
-
-def _create(target: Path, data: bytes) -> None:
-    with _replacing(target, _take_name) as file:
-        file.write(data)
-
-
-def _take_name(temporary: str, target: Path) -> None:
-    """Raises FileExistsError if the name is taken."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: for a moment readers meet an empty file
-        with open(target, "xb"):
-            os.replace(temporary, target)
-
-
-@contextmanager
-def _replacing(target: Path, put: Callable[[str, Path], None] = os.replace) -> Iterator[IO[bytes]]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
-        put(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _read_umask()  # once, as two threads that read it at a time would leave it changed

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from models.masks.rle import check_masks
+from pipeline.errors import UnreadableError
 from pipeline.labels.names import is_own_name
 from pipeline.labels.values import MAX_PIXELS
-from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.find_rounds import open_round, round_numbers
+from pipeline.store.index import INDEX, VERSIONS, has_stale_copy, read_index
+from pipeline.store.lease import live_leases
+from pipeline.store.masklet_round import MaskletRound
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
-from pipeline.video.masklet_round import MaskletRound, holds_masklets
+from pipeline.store.takedown_proof import dropped_in_round, dropped_pictures
+from pipeline.store.tidy import left_overs
 from pipeline.video.verify import verify_masklets
 from stages.row_masks import masks_of
 
@@ -44,32 +49,45 @@ def verify_dataset(uri: str) -> Verification:
     numbers = round_numbers(folder)
     if not numbers:
         raise ValueError(f"dataset: {uri!r} holds no rounds; give the folder that a run wrote")
-    dropped = set(read_index(folder).get("dropped", []))
     result = Verification(rounds=len(numbers))
+    if has_stale_copy(folder):
+        result.report(f"{INDEX} is older than the index in {VERSIONS}/; the next command that changes it sets it right")
+    dropped = read_index(folder).dropped
     for number in numbers:
-        seen: set[str] = set()
-        names: set[str] = set()  # of masks, but for those that no other image's can have
-        target = Round(folder, number)
-        if holds_masklets(target):
-            videos, failed, masklets = verify_masklets(MaskletRound(folder, number), result.report)
+        target = open_round(folder, number)
+        if isinstance(target, MaskletRound):
+            videos, failed, masklets = verify_masklets(target, result.report)
             result.images, result.failed = result.images + videos, result.failed + failed
             result.masks += masklets
-            continue
-        for part in target.parts():
-            try:
-                rows = target.read_part(part)
-            except (pa.ArrowException, OSError) as error:
-                result.report(f"{target.part_path(part)}: cannot be read: {error}")
-                continue
-            for row in rows.to_pylist():
-                if row["image_id"] in seen:
-                    result.report(f"{target.name}: image {row['image_id']!r} stands in it twice")
-                if row["image_id"] in dropped:
-                    result.report(f"{target.name}: image {row['image_id']!r} was dropped and stands in it")
-                seen.add(row["image_id"])
-                _verify_names(row, names, target.name, result)
-                _verify_row(row, result)
+        else:
+            _verify_images(target, result)
+        if not live_leases(target):
+            for left in left_overs(target):
+                result.report(str(left))
+        if dropped:
+            for problem in dropped_in_round(target, dropped):
+                result.report(problem)
+    if dropped:
+        for problem in dropped_pictures(folder, dropped):
+            result.report(problem)
     return result
+
+
+def _verify_images(target: Round, result: Verification) -> None:
+    seen: set[str] = set()
+    names: set[str] = set()  # of masks, but for those that no other image's can have
+    for part in target.parts():
+        try:
+            rows = target.read_part(part)
+        except UnreadableError as error:
+            result.report(str(error))
+            continue
+        for row in rows.to_pylist():
+            if row["image_id"] in seen:
+                result.report(f"{target.name}: image {row['image_id']!r} stands in it twice")
+            seen.add(row["image_id"])
+            _verify_names(row, names, target.name, result)
+            _verify_row(row, result)
 
 
 def _verify_names(row: dict, seen: set[str], where: str, result: Verification) -> None:

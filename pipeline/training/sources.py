@@ -17,8 +17,9 @@ from pipeline.evaluation.evaluate import all_segments
 from pipeline.labels.crowds import CROWD
 from pipeline.labels.notes import Notes
 from pipeline.pictures import decode, read_bytes
+from pipeline.store.index import INDEX
 from pipeline.store.lease import live_leases
-from pipeline.store.rounds import INDEX, Round
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.recipe import DataSource
 from stages.decode_image import describe
@@ -76,7 +77,7 @@ class DatasetImages:
     one round, or those of them that match.
 
     Crowd regions are no masks of one object and are left out. A mask's weight is the product of its scores, a person's
-    `human_weight`. The pictures are read from where the run read them. Memory holds three numbers an image. Raises
+    `human_weight`. The pictures are read from where the run read them. Memory holds two numbers an image. Raises
     ValueError if no image has such a mask, and for a round that is still being written, as its images would have
     another order when the training goes on.
     """
@@ -89,16 +90,17 @@ class DatasetImages:
         folder = Folder(source.path)
         for number in self.dataset.rounds:
             _refuse_live(Round(folder, number))
-        found: dict[str, tuple[int, int, int, str] | None] = {}  # None where the newest round has no such mask
+        found: dict[str, tuple[int, int, str] | None] = {}  # None where the newest round has no such mask
         crowds: dict[str, int] = {}
-        for part in self.dataset.parts():
+        self.parts = self.dataset.parts()
+        for place, part in enumerate(self.parts):
             names = [name for name in SCHEMA.names if name not in HEAVY]
-            rows = conform(Round(folder, part.round).read_part(part.number, names))
+            rows = conform(Round(folder, part.round).read_file(part.file, names))
             for row, (image_id, (masks, num_crowds)) in enumerate(
                 zip(rows["image_id"].to_pylist(), self._masks(rows), strict=True)
             ):
                 crowds[image_id] = num_crowds
-                found[image_id] = (part.round, part.number, row, masks) if masks else None
+                found[image_id] = (place, row, masks) if masks else None
         for image_id, number in crowds.items():
             if number:
                 self.notes.add(CROWD, f"{image_id} of {source.path}", number)
@@ -108,15 +110,15 @@ class DatasetImages:
             if source.where is not None:
                 lacks = f"a mask for which {source.where!r} is true; choose another `where`"
             raise ValueError(f"data: none of the {len(found)} images of {source.path} has {lacks}")
-        self.places = np.array([place[:3] for place in chosen.values()], np.int32)
-        self.fingerprint = _hash(sorted((image_id, place[3]) for image_id, place in chosen.items()))
+        self.places = np.array([place[:2] for place in chosen.values()], np.int32)
+        self.fingerprint = _hash(sorted((image_id, place[2]) for image_id, place in chosen.items()))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def read(self, index: int) -> TrainingImage:
-        number, part, row = self.places[index].tolist()
-        record = _part(self.dataset, Part(number, part)).slice(row, 1).to_pylist()[0]
+        part, row = self.places[index].tolist()
+        record = _part(self.dataset, self.parts[part]).slice(row, 1).to_pylist()[0]
         both = zip(record["masks"], record["rles"], strict=True)
         masks, rles = zip(*((mask, rle) for mask, rle in both if not mask["iscrowd"]), strict=True)
         weights = np.array([_weight(mask, self.source) for mask in masks])
@@ -196,7 +198,7 @@ def _hash(content: Any) -> str:
 
 @lru_cache(maxsize=NUM_CACHED_PARTS)
 def _part(dataset: Dataset, part: Part) -> pa.Table:
-    return dataset.with_masks(Round(Folder(dataset.uri), part.round).read_part(part.number))
+    return dataset.with_masks(Round(Folder(dataset.uri), part.round).read_file(part.file))
 
 
 def _weight(mask: dict[str, Any], source: DataSource) -> float:

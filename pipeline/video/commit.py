@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runs.chunks import Chunk
-from pipeline.video.masklet_round import MaskletRound
+from pipeline.store.masklet_round import MaskletRound
 from stages.masklets import MASKLETS
 from stages.record import LINKS, set_columns
 
@@ -103,7 +103,7 @@ class MaskletCommitter:
             existing = self.target.read_part(part)
             replaced = pc.is_in(existing["video_id"], value_set=pa.array(order))
             record = pa.concat_tables([existing.filter(pc.invert(replaced)), record])
-        self.target.write_part(part, record.combine_chunks())
-        self.tally.add(rows)
+        written = self.target.write_part(part, record)
+        self.tally.add(rows.filter(pc.is_in(rows["video_id"], value_set=written["video_id"].combine_chunks())))
         if len(order) == chunk.images.num_rows:
             del self._chunks[part]

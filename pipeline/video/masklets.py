@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from pipeline.errors import UnreadableError
 from pipeline.queries.limits import QueryLimits
 from pipeline.queries.sql import UNLIMITED, select
-from pipeline.store.rounds import Round, read_index, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.index import read_index
+from pipeline.store.masklet_round import MaskletRound, holds_masklets
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
-from pipeline.video.masklet_round import MaskletRound, holds_masklets
 from stages.masklets import MASKLETS
 from stages.record import stored_schema
 
@@ -67,13 +70,26 @@ class Masklets:
 
         Raises as `pipeline.queries.sql.select`.
         """
-        folder = Folder(self.uri)
-        target = MaskletRound(folder, self.round)
+        target = MaskletRound(Folder(self.uri), self.round)
+        files = target.files()
+        while True:
+            try:
+                return self._query(target, sql, candidates)
+            except UnreadableError:
+                before, files = files, target.files()
+                if files == before:  # else a file was replaced meanwhile
+                    raise
+
+    def _query(self, target: MaskletRound, sql: str, candidates: bool) -> pa.Table:
+        folder = target.folder
         paths = [target.part_path(part) for part in target.parts()]
         with duckdb.connect() as connection:
             if paths:
                 files = PyFileSystem(FSSpecHandler(folder.fs))
-                stored = pads.dataset(paths, schema=stored_schema(MASKLETS), filesystem=files, format="parquet")
+                checked = pads.ParquetFileFormat(
+                    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+                )
+                stored = pads.dataset(paths, schema=stored_schema(MASKLETS), filesystem=files, format=checked)
             connection.register("stored", stored if paths else MASKLETS.empty_table())
             names = ", ".join(name for name in MASKLETS.names if name not in _HEAVY)
             kept = "masklet_id IS NOT NULL" if candidates else "keep"
@@ -91,7 +107,7 @@ def open_masklets(uri: str, round_number: int | None = None) -> Masklets | None:
     """The masklets at a path or fsspec URI; None if images are there, or nothing."""
     folder = Folder(uri)
     present = round_numbers(folder)
-    published = [number for number in read_index(folder)["published"] if number in present]
+    published = [number for number in read_index(folder).published if number in present]
     if not published:
         return None
     number = published[-1] if round_number is None else round_number

@@ -30,11 +30,11 @@ from pipeline.runs.settle import settled
 from pipeline.sources.notes import ListingNotes
 from pipeline.sources.places import dataset_places, input_places
 from pipeline.sources.videos import list_videos
+from pipeline.store.index import publish
 from pipeline.store.lease import Lease
-from pipeline.store.rounds import publish
+from pipeline.store.masklet_round import KIND, MaskletRound
 from pipeline.store.storage import Folder
 from pipeline.video.commit import MaskletCommitter, VideoTally
-from pipeline.video.masklet_round import KIND, MaskletRound
 from pipeline.video.recipe import VideoRecipe
 from pipeline.video.resolve import ResolvedVideoRun, resolve_video
 from stages.name_masklets import NameMasklets

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from models.masks.rle import areas, decode_masks
-from pipeline.video.masklet_round import MaskletRound
+from pipeline.errors import UnreadableError
+from pipeline.store.masklet_round import MaskletRound
 from stages.masklets import FRAME_COLUMNS
 
 
@@ -16,7 +17,12 @@ def verify_masklets(target: MaskletRound, report: Callable[[str], None]) -> tupl
     ids: set[str] = set()
     num_failed, num_kept = 0, 0
     for part in target.parts():
-        for row in target.read_part(part).to_pylist():
+        try:
+            rows = target.read_part(part)
+        except UnreadableError as error:
+            report(str(error))
+            continue
+        for row in rows.to_pylist():
             video = row["video_id"]
             is_new = video not in part_of
             if part_of.setdefault(video, part) != part:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from models.masks.rle import areas, bounding_boxes, encode_masks
 from pipeline.sources.places import RECORDED
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
 

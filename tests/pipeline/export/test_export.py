@@ -15,7 +15,8 @@ from pipeline.errors import UnreadableError
 from pipeline.export.resize import resize_row, smaller_size
 from pipeline.export.write import Layout, export
 from pipeline.store.compact import compact
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 MakeDataset = Callable[..., str]

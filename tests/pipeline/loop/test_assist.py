@@ -13,7 +13,8 @@ from pipeline.cli import app
 from pipeline.dataset import open_dataset
 from pipeline.loop.assist import assist
 from pipeline.loop.rollback import restore
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from stages.mask_columns import MaskColumns

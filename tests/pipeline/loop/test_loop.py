@@ -21,7 +21,8 @@ from pipeline.loop.loop import LoopSummary, loop, plan_trainings
 from pipeline.loop.rollback import rollback
 from pipeline.loop.settings import LoopRecipe
 from pipeline.recipes.load_recipe import load_loop_recipe, validate_recipe
-from pipeline.store.rounds import Round, read_index
+from pipeline.store.index import read_index
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.files import read_metrics
 from pipeline.training.recipe import TrainRecipe
@@ -103,7 +104,7 @@ def test_killed_between_and_within_steps_it_goes_on(
         with pytest.raises(KeyboardInterrupt):
             loop(recipe, 1, quiet=True)
     first = {path: path.stat().st_mtime_ns for path in output.glob("round=000/part-*")}
-    assert len(first) == 1 and read_index(Folder(str(output)))["published"] == [0]
+    assert len(first) == 1 and read_index(Folder(str(output))).published == (0,)
 
     assert loop(_with(recipe, stop_after=1), 1, quiet=True).status == "interrupted"
     assert read_metadata(str(weights))["steps"] == "1"

@@ -23,8 +23,9 @@ from pipeline.loop.settings import GateSettings
 from pipeline.recipes.load_recipe import validate_recipe
 from pipeline.replays.refilter import refilter
 from pipeline.runs.run import run
+from pipeline.store.index import read_index, withhold
 from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import Round, read_index, withhold
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 
@@ -188,7 +189,7 @@ def test_a_killed_refresh_is_invisible_and_goes_on(made: Path, output: str, monk
         patch.setattr("pipeline.loop.refresh.carry_round", killed)
         with pytest.raises(KeyboardInterrupt):
             refresh(plan(made, output), quiet=True)
-    assert open_dataset(output).rounds == (0,) and read_index(Folder(output))["withheld"] == [1]
+    assert open_dataset(output).rounds == (0,) and read_index(Folder(output)).withheld == (1,)
     with pytest.raises(ValueError, match="was never finished"):
         restore(output, 1)
     before = {path: path.stat().st_mtime_ns for path in Path(output).glob("round=001/part-*")}

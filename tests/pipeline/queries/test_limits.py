@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pipeline.video.masklet_round import MaskletRound
 from typer.testing import CliRunner
 
 from pipeline.cli import app, main
@@ -16,7 +17,6 @@ from pipeline.dataset import open_dataset
 from pipeline.queries.limits import QueryError, QueryLimits
 from pipeline.queries.query import query
 from pipeline.store.storage import Folder
-from pipeline.video.masklet_round import MaskletRound
 from pipeline.video.masklets import Masklets
 from stages.masklets import MASKLETS
 

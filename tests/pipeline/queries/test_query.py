@@ -18,7 +18,8 @@ from pipeline.queries.query import query
 from pipeline.queries.scans import Source, part_source
 from pipeline.queries.sql import IMAGES, MASKS, QueryError, Room
 from pipeline.queries.subset import write_subset
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from stages.record import SCHEMA

@@ -13,7 +13,8 @@ from models.masks.rle import areas, bounding_boxes, encode_masks
 from pipeline.dataset import open_dataset
 from pipeline.report.write import write_report
 from pipeline.sources.places import RECORDED
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pipeline.video.masklet_round import MaskletRound
 
 from pipeline.runs.chunks import plan_chunks
 from pipeline.runs.known_ids import with_known_ids
@@ -11,7 +12,6 @@ from pipeline.sources.notes import ListingNotes
 from pipeline.sources.videos import list_videos
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
-from pipeline.video.masklet_round import MaskletRound
 from stages.masklets import MASKLETS
 from stages.record import conform
 

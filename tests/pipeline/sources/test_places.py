@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pipeline.video.masklet_round import MaskletRound
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -23,7 +24,6 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.recipe import DataSource
 from pipeline.training.sources import DatasetImages
-from pipeline.video.masklet_round import MaskletRound
 from pipeline.video.masklets import Masklets
 from pipeline.video.report import write_video_report
 from stages.attempts import AttemptCounts

@@ -19,6 +19,7 @@ from pipeline.store.lease import hold_lease
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
+from stages.record import set_columns
 
 MakeDataset = Callable[..., str]
 
@@ -51,26 +52,31 @@ def test_dropped_images_are_gone_from_every_round_and_export(
     assert back.images == 1 and {row["image_id"] for row in open_dataset(uri).rows()} == {"a.png"}
 
 
-def test_a_wrong_name_and_a_live_run_change_nothing(
+def test_a_live_run_is_left_to_end_and_heeds_the_list_from_then_on(
     tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray
 ) -> None:
     uri = make_dataset(tmp_path, {"a.png": shapes[1:3], "b.png": shapes[1:3]})
-    with pytest.raises(ValueError, match=r"--image: 'x.png' is in no round of .*nothing was dropped"):
-        drop_images(uri, ["a.png", "x.png"], quiet=True)
-    with hold_lease(Round(Folder(uri), 0), "other"), pytest.raises(RunError, match="other"):
-        drop_images(uri, ["a.png"], quiet=True)
+    target = Round(Folder(uri), 0)
+    with hold_lease(target, "other"):
+        with pytest.raises(RunError, match=r"run other .* is writing .*; the images are listed, .* the same command"):
+            drop_images(uri, ["a.png", "late.png"], quiet=True)
+        rows = target.read_part(target.parts()[0])
+        late = set_columns(rows, {"image_id": pa.array(["late.png"])})
+        assert target.write_part(7, pa.concat_tables([late, rows])).num_rows == 0
+    assert {row["image_id"] for row in open_dataset(uri).rows()} == {"a.png", "b.png"}
+    assert any("'a.png' was dropped and stands in it" in problem for problem in verify_dataset(uri).problems)
+    result = CliRunner().invoke(app, ["drop", uri, "--image", "a.png", "--json"])
+    assert json.loads(result.output) == {"images": 1, "rows": 1, "parts": 1, "in_no_round": 0, "again": 0}
+    assert target.parts() == [1], "its last image is gone"
+    assert verify_dataset(uri).problems == []
     with pytest.raises(ValueError, match="holds no rounds"):
         drop_images(str(tmp_path / "none"), ["a.png"], quiet=True)
-    assert len(list(open_dataset(uri).rows())) == 2
-    result = CliRunner().invoke(app, ["drop", uri, "--image", "a.png", "--json"])
-    assert json.loads(result.output) == {"images": 1, "rows": 1, "parts": 1}
-    assert not (Path(uri) / "round=000" / "part-000000.parquet").exists(), "its last image is gone"
 
 
 def test_a_picture_that_the_dataset_holds_itself_goes_too(
     tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray
 ) -> None:
-    uri = make_dataset(tmp_path, {"a.png": shapes[1:3], "b.png": shapes[1:3]})
+    uri = make_dataset(tmp_path, {"a.png": shapes[1:3], "b.png": shapes[1:3, :30]})
     export(open_dataset(uri), str(tmp_path / "out"), "huggingface", pictures=True, quiet=True)
     own = str(tmp_path / "own")
     import_labels(str(tmp_path / "out"), own, None, "imported", quiet=True)

@@ -20,7 +20,7 @@ from pipeline.runs.run import RunSummary, run
 from pipeline.sources.listing import list_images
 from pipeline.sources.listing_schema import listing_table
 from pipeline.store.compact import compact
-from pipeline.store.lease import hold_lease
+from pipeline.store.lease import hold_lease, live_leases
 from pipeline.store.rounds import COMMITTED, Round
 from pipeline.store.shards import Shard, parse_shard
 from pipeline.store.status import read_status
@@ -86,19 +86,18 @@ def committed(*rows: tuple[str, int]) -> pa.Table:
 def test_leases_of_shards_and_of_the_round(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     whole, first, second = Round(folder, 0), Round(folder, 0, Shard(1, 2)), Round(folder, 0, Shard(2, 2))
+    whole.create_record({"shards": 2, "runs": []})
     with hold_lease(first, "one"), hold_lease(second, "two"):
         for target in (whole, first):
             with pytest.raises(RunError, match=r"run one .* is writing"), hold_lease(target, "three"):
                 pass
-        assert folder.names("round=000", "_lease", ".json") == [
-            "round=000/_lease-1-of-2.json",
-            "round=000/_lease-2-of-2.json",
-        ]
+        assert [held["run_id"] for held in live_leases(whole)] == ["one", "two"]
     with hold_lease(whole, "all"):
         for target in (first, second):
             with pytest.raises(RunError, match=r"run all .* is writing"), hold_lease(target, "three"):
                 pass
-    assert folder.names("round=000", "_lease", ".json") == []
+        assert [held["run_id"] for held in live_leases(whole)] == ["all"]
+    assert live_leases(whole) == []
 
 
 def test_a_live_shard_keeps_what_it_is_writing(tmp_path: Path) -> None:
@@ -120,8 +119,8 @@ def test_shards_compact_within_themselves(tmp_path: Path) -> None:
     result = compact(str(tmp_path), 100, quiet=True)
     assert (result.parts_before, result.parts_after) == (5, 2)
     found = {part: target.read_part(part, ["image_id"])["image_id"].to_pylist() for part in target.parts()}
-    assert found == {6: list("abcde"), 5: list("fgh")}
-    assert [view.parts() for view in target.views()] == [[6], [5]]
+    assert found == {0: list("abcde"), 1: list("fgh")}
+    assert [view.parts() for view in target.views()] == [[0], [1]]
 
 
 def test_two_shards_at_once_do_each_image_once(photos: Path, tmp_path: Path, ray_session: None) -> None:

@@ -11,8 +11,9 @@ from models.masks.rle import decode_masks, encode_masks
 from models.sam.config import SAM_SIZES
 from models.training.augment import AugmentSettings
 from pipeline.sources.places import RECORDED
+from pipeline.store.index import publish
 from pipeline.store.lease import hold_lease
-from pipeline.store.rounds import Round, publish
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.data import ExampleSource
 from pipeline.training.recipe import DataSource

@@ -14,11 +14,11 @@ from pipeline.export.records import stem
 from pipeline.queries.sql import QueryError
 from pipeline.scenes.write_clips import write_clips
 from pipeline.sources.places import RECORDED
-from pipeline.store.rounds import publish
+from pipeline.store.index import publish
+from pipeline.store.masklet_round import KIND, MaskletRound
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from pipeline.video.export import export_masklets
-from pipeline.video.masklet_round import KIND, MaskletRound
 from pipeline.video.masklets import Masklets, open_masklets
 from pipeline.video.report import draw_frame, write_video_report
 from stages.masklets import MASKLETS, masklet_table

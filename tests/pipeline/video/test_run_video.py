@@ -18,9 +18,9 @@ from models.sam2.config import SAM2_SIZES
 from models.sam2.weights import save_sam2
 from pipeline.recipes.load_recipe import validate_video_recipe
 from pipeline.scenes.write_clips import write_clips
+from pipeline.store.masklet_round import MaskletRound
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
-from pipeline.video.masklet_round import MaskletRound
 from pipeline.video.recipe import VideoRecipe
 from pipeline.video.run import run_video
 

@@ -14,6 +14,7 @@ class MaskletRound(Round):
     """As `Round`, of rows of `stages.masklets.MASKLETS`; a committed «image» is a video."""
 
     schema = MASKLETS
+    id_column: ClassVar[str] = "video_id"
     repeating: ClassVar[list[str]] = [*Round.repeating, "video_id"]
     aligned: ClassVar[tuple[str, ...]] = FRAME_COLUMNS
 
