@@ -23,6 +23,7 @@ from pipeline.queries.sql import matching_masks
 from pipeline.sources.places import dataset_places
 from pipeline.store.find_rounds import round_numbers
 from pipeline.store.index import read_index
+from pipeline.store.part_files import MAX_GROUP_ROWS
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.allowed_places import AllowedPlaces
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import ray.data
     from torch.utils.data import IterableDataset
+
+MAX_BYTES_AT_ONCE = 1 << 30
 
 
 @dataclass(frozen=True, order=True)
@@ -101,6 +104,9 @@ class Dataset:
             ) from None
         if not self.every_round and part.round != self.rounds[-1]:
             rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=self._outdated[part.round])))
+        return pa.concat_tables([self._counting(some) for some in _in_pieces(rows)])
+
+    def _counting(self, rows: pa.Table) -> pa.Table:
         rows = self.with_masks(rows)
         if self.predicate is not None:
             rows = rows.filter(pc.greater(pc.list_value_length(rows["masks"]), 0))
@@ -191,6 +197,12 @@ def open_dataset(uri: str, round: int | None = None, all_rounds: bool = False, c
             raise ValueError(f"round: {round} is not in {uri!r}; it holds {', '.join(map(str, present))}")
         return Dataset(uri, (round,), candidates=candidates)
     return Dataset(uri, tuple(sorted(published)), every_round=all_rounds, candidates=candidates)
+
+
+def _in_pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """The rows, in pieces where run lengths in one array would pass its 2 GiB."""
+    size = rows.num_rows if rows.nbytes <= MAX_BYTES_AT_ONCE else MAX_GROUP_ROWS
+    yield from (rows.slice(start, size) for start in range(0, max(1, rows.num_rows), max(1, size)))
 
 
 def _with_masks(rows: pa.Table, passing: np.ndarray) -> pa.Table:

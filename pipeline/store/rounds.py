@@ -175,7 +175,8 @@ class Round:
         could take apart into masks.
         """
         if not rows.schema.equals(self.schema):
-            raise ValueError(f"{self.folder.path(self.name)}: a part holds the record's columns and no others")
+            path = self.folder.path(f"{self.name}/part-{part:06d}.parquet")
+            raise ValueError(f"{path}: a part holds the record's columns and no others")
         refuse_unequal_lists(rows, self.aligned, EMBEDDING_COLUMNS)
         rows = read_index(self.folder).dropped.leave_out(rows)
         if not rows.num_rows:

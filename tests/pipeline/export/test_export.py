@@ -114,10 +114,10 @@ def test_an_export_follows_its_dataset(tmp_path: Path, make_dataset: MakeDataset
 
 def test_a_damaged_part_is_named(tmp_path: Path, make_dataset: MakeDataset, shapes: np.ndarray) -> None:
     uri = make_dataset(tmp_path, {f"{name}.png": shapes[1:4] for name in "abc"})
-    part = Path(uri) / "round=000" / "part-000001.parquet"
+    part = Path(Round(Folder(uri), 0).part_path(1))
     part.write_bytes(part.read_bytes()[:-40])
     for layout in ("coco", "sa1b"):
-        with pytest.raises(UnreadableError, match=r"part-000001\.parquet cannot be read"):
+        with pytest.raises(UnreadableError, match=f"{part.name} is damaged"):
             export(open_dataset(uri), str(tmp_path / layout), layout, pictures=False, quiet=True)
 
 

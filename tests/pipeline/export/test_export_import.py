@@ -212,7 +212,7 @@ def test_on_the_command_line_and_in_a_bucket(
     content = json.loads((s3_server / "exports" / "out" / "annotations.json").read_text())
     assert len(content["annotations"]) == 3
     result = runner.invoke(app, ["import", str(s3_server / "exports" / "out"), "s3://exports/back", "--json"])
-    assert json.loads(result.output)["masks"] == 3
+    assert json.loads(result.stdout)["masks"] == 3
     assert _masks("s3://exports/back")[40] == encode_masks(shapes[[3, 4, 5]])
     corrected = import_labels("s3://exports/out", "s3://exports/dataset", None, "human", quiet=True)
     assert (corrected.round, corrected.corrected) == (1, 1)

@@ -1,6 +1,7 @@
 import json
 import xml.etree.ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.dataset import open_dataset
 from pipeline.export.brush import to_brush
 from pipeline.export.write import export
 from pipeline.imports.write import import_labels
+from pipeline.store.index import change_index
+from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 
 MakeDataset = Callable[..., str]
@@ -89,8 +92,7 @@ def test_corrections_become_the_next_round(tmp_path: Path, make_dataset: MakeDat
     assert verify_dataset(uri).problems == []
     again = import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True)
     assert again.round == 2 and again.corrected == 1
-    index = Path(uri) / "_dataset.json"
-    index.write_text(json.dumps({"format": 1, "rounds": [0, 1], "published": [0, 1]}))  # as if killed in the third
+    change_index(Folder(uri), lambda index: replace(index, rounds=(0, 1), published=(0, 1)))  # as killed in the third
     assert import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True).round == 2
     (Path(uri) / "round=002" / "_run.json").unlink()  # lost, but the round is listed
     assert import_labels(save(tmp_path, tasks), uri, None, "human", quiet=True).round == 3

@@ -281,16 +281,17 @@ def test_a_subset_that_matches_nothing_is_an_empty_dataset(dataset: str, tmp_pat
 
 
 def test_a_damaged_part_is_named_and_can_be_left_out(dataset: str) -> None:
-    part = Path(dataset) / "round=000" / "part-000001.parquet"
+    source = Round(Folder(dataset), 0)
+    part = Path(source.part_path(1))
     part.write_bytes(part.read_bytes()[:-40])
-    with pytest.raises(UnreadableError, match=r"part-000001\.parquet cannot be read .*--skip-bad"):
+    with pytest.raises(UnreadableError, match=rf"{part.name} cannot be read .*--skip-bad"):
         query(open_dataset(dataset))
     answer, bad = query(open_dataset(dataset), skip_bad=True)
     assert sorted(answer["mask_id"].to_pylist()) == ["a/0/0", "a/0/1", "a/0/2", "b/1/0"]
     assert bad == [str(part)]
-    first = Path(dataset) / "round=000" / "part-000000.parquet"
+    first = Path(source.part_path(0))
     first.write_bytes(b"nothing")
-    with pytest.raises(UnreadableError, match=r"part-000000\.parquet and 1 more cannot be read"):
+    with pytest.raises(UnreadableError, match=rf"{first.name} and 1 more cannot be read"):
         query(open_dataset(dataset))
 
 
@@ -333,9 +334,9 @@ def test_a_dataset_in_a_bucket(dataset: str, s3_server: Path) -> None:
     assert _ids(found) == ["a/0/1", "a/0/2", "b/1/0"]
     write_subset(found, "s3://queried/subset", quiet=True)
     assert _ids(open_dataset("s3://queried/subset")) == ["a/0/1", "a/0/2", "b/1/0"]
-    part = s3_server / "queried" / "dataset" / "round=000" / "part-000001.parquet"
+    part = s3_server / Round(Folder("s3://queried/dataset"), 0).part_path(1)
     part.write_bytes(b"PAR1" + bytes(100))
-    with pytest.raises(UnreadableError, match=r"part-000001\.parquet"):
+    with pytest.raises(UnreadableError, match=part.name):
         query(open_dataset("s3://queried/dataset"))
 
 

@@ -17,6 +17,8 @@ from pipeline.report.facts import Step, choose_parts, read_facts
 from pipeline.report.gallery import SIDE, THUMBNAIL_BYTES, read_gallery
 from pipeline.report.outlines import MAX_PATH
 from pipeline.report.write import report_on_run, write_report
+from pipeline.store.rounds import Round
+from pipeline.store.storage import Folder
 from tests.pipeline.report.report_cases import (
     DOT,
     HEIGHT,
@@ -224,7 +226,7 @@ def test_a_page_has_a_bound_whatever_the_pictures(tmp_path: Path) -> None:
 
 
 def test_a_damaged_part_is_named_and_left_out(small: str) -> None:
-    path = Path(small) / "round=000" / "part-000000.parquet"
+    path = Path(Round(Folder(small), 0).part_path(0))
     path.write_bytes(path.read_bytes()[:200] + b"PAR1")
     text, _ = page_of(small)
     assert "1 part cannot be read and is left out" in text and path.name in text

@@ -127,7 +127,7 @@ def test_changed_images_are_redone_in_place(photos: Path, output: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(drawn_photos: Path, finished: Path, output: Path) -> None:
-    (output / "round=000/part-000001.parquet").unlink()  # as a kill before its commit leaves it
+    Path(Round(Folder(str(output)), 0).part_path(1)).unlink()  # as somebody does with a damaged one
     (output / "round=000/.part-000001.parquet.x.tmp").write_bytes(b"half")
     again = run(recipe(drawn_photos, output), quiet=True)
     assert again.tally.images == 2 and again.total_images == 5
@@ -212,5 +212,5 @@ def test_verify_finds_what_is_wrong(photos: Path, output: Path) -> None:
     target.write_part(7, part)  # every image of part 0 twice
     result = verify_dataset(str(output))
     assert result.num_problems == part.num_rows and "stands in it twice" in result.problems[0]
-    (output / "round=000/part-000007.parquet").write_bytes(b"PAR1 cut short")
-    assert "cannot be read" in verify_dataset(str(output)).problems[0]
+    Path(Round(target.folder, 0).part_path(7)).write_bytes(b"PAR1 cut short")
+    assert "is damaged (" in verify_dataset(str(output)).problems[0]

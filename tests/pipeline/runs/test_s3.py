@@ -132,7 +132,7 @@ def test_input_output_and_resume(s3_server: Path, photos: Path, ray_session: Non
     assert verify_dataset("s3://out/dataset").num_problems == 0
     assert run(recipe, quiet=True).tally.images == 0
 
-    os.remove(s3_server / "out/dataset/round=000/part-000001.parquet")
+    os.remove(s3_server / target.part_path(1))
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(source / "in" / "0.png")
     again = run(recipe, quiet=True)
     assert again.tally.images == 3 and again.total_images == 5

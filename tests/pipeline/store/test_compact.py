@@ -117,7 +117,7 @@ def test_masklets_are_merged_with_all_their_columns(tmp_path: Path) -> None:
             part,
             masklet_table(
                 [
-                    {"video_id": video, "masklet_id": f"{video}/{number}", "areas": [3, number], "rles": [b"13", b"0"]}
+                    {"video_id": video, "masklet_id": f"{video}/{number}", "caption": "a ball", "num_frames": number}
                     for number in range(2)
                 ]
             ),
@@ -134,7 +134,7 @@ def test_parts_are_bounded_by_bytes_as_well(target: Round, tmp_path: Path) -> No
         pa.table(
             {
                 "image_id": ["x", "y"],
-                "rles": pa.array([[random.Random(0).randbytes(60_000)]] * 2, SCHEMA.field("rles").type),
+                "uri": [random.Random(0).randbytes(30_000).hex()] * 2,
             }
         )
     )
@@ -149,8 +149,8 @@ def test_parts_are_bounded_by_bytes_as_well(target: Round, tmp_path: Path) -> No
 def test_run_lengths_of_more_than_2_gib_are_committed_and_read(tmp_path: Path) -> None:
     """One array of Arrow's cannot hold them: a chunk of large photographs, and the part that it becomes."""
     count, size = 550, 4_000_000
-    run_lengths = pa.array([[bytes(size)]], SCHEMA.field("rles").type)
-    table = conform(pa.table({"image_id": ["x"], "status": ["ok"], "masks": [[]], "rles": run_lengths}))
+    row = {"image_id": "x", "status": "ok", "masks": [{"keep": True}], "rles": [bytes(size)], "raw_rles": [None]}
+    table = pa.Table.from_pylist([row], schema=SCHEMA)
     names = [f"{number:03d}" for number in range(count)]
     some = pa.concat_tables([set_columns(table, {"image_id": pa.array([name])}) for name in names])
     target = Round(Folder(str(tmp_path)), 0)
