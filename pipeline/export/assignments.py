@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.dataset import Dataset, Part
 from pipeline.export.job import STATE
 from pipeline.export.split import SPLITS, Split, make_split
-from pipeline.store.rounds import READS_AT_ONCE, Round
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 FILE = f"{STATE}/split.parquet"
@@ -69,5 +69,5 @@ def _read_hashes(dataset: Dataset, parts: list[Part]) -> dict[Part, np.ndarray]:
         column = Round(folder, part.round).read_file(part.file, ["phash"])["phash"]
         return np.array([int(one, 16) for one in column.drop_null().to_pylist()], np.uint64)
 
-    with ThreadPoolExecutor(1 if folder.is_local else READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(folder.reads_at_once) as pool:
         return dict(zip(parts, pool.map(read, parts), strict=True))

@@ -19,7 +19,6 @@ from pipeline.store.storage import Folder, to_json
 
 CHECKPOINT_EVERY = 100  # entries, so that a reader reads few of them
 GRACE_SECONDS = 24 * 3600.0  # for which a replaced file stays for those who are reading it
-READS_AT_ONCE = 16
 
 _ENTRY = re.compile(r"(\d{8,})\.json")
 _CHECKPOINT = re.compile(r"(\d{8,})\.checkpoint\.json")
@@ -118,9 +117,9 @@ class CommitLog:
         return dict(self._parse(self._entry_name(number), data))
 
     def _read_entries(self, numbers: list[int]) -> list[dict[str, Any]]:
-        if self.folder.is_local or len(numbers) < 2:
+        if self.folder.reads_at_once == 1 or len(numbers) < 2:
             return [self.read_entry(number) for number in numbers]
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self.folder.reads_at_once) as pool:
             return list(pool.map(self.read_entry, numbers))
 
     def _read_checkpoint(self, number: int) -> LogState:

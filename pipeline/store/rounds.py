@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipeline.errors import FencedError, UnreadableError
-from pipeline.store.commit_log import READS_AT_ONCE, LogState
+from pipeline.store.commit_log import LogState
 from pipeline.store.index import read_index
 from pipeline.store.part_files import REPLACED, encode_part, read_part_file, reading_part
 from pipeline.store.part_names import new_part_name
@@ -238,8 +238,7 @@ class Round:
             columns = [rows[name] if name in rows.column_names else pa.nulls(rows.num_rows) for name in names]
             return pa.table([*columns, pa.array([part] * rows.num_rows, pa.int32())], names=COMMITTED.names)
 
-        # a store's answers take their time; on disk more than one reader only waits for the interpreter
-        with ThreadPoolExecutor(1 if self.folder.is_local else READS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self.folder.reads_at_once) as pool:
             tables = list(pool.map(read, self.parts()))
         return pa.concat_tables([COMMITTED.empty_table(), *(table.cast(COMMITTED) for table in tables)])
 
