@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from pipeline.sources.listing_schema import LISTING, listing_table
 from pipeline.sources.notes import ListingNotes
 from pipeline.sources.spill import spilled
-from pipeline.store.rounds import READS_AT_ONCE, Round, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 
 
@@ -51,7 +52,7 @@ def _known(folder: Folder, id_column: str) -> Iterator[pa.Table]:
         return listing_table(rows.num_rows, {"image_id": rows[id_column], "uri": rows["uri"]})
 
     rounds = [Round(folder, number) for number in reversed(round_numbers(folder))]
-    with ThreadPoolExecutor(1 if folder.is_local else READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(folder.reads_at_once) as pool:
         yield from pool.map(read, ((target, part) for target in rounds for part in target.parts()))
 
 

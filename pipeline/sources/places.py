@@ -8,7 +8,8 @@ import fsspec
 
 from pipeline.sources.globs import MAGIC, static_folder
 from pipeline.sources.manifest import MANIFEST_SUFFIXES
-from pipeline.store.rounds import Round, round_numbers
+from pipeline.store.find_rounds import round_numbers
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.allowed_places import AllowedPlaces
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RunError
 from pipeline.progress import progress_bar
-from pipeline.store.dropped import COLUMNS, Dropped
+from pipeline.store.dropped import COLUMNS, Dropped, same_address
 from pipeline.store.find_rounds import open_round, round_numbers
 from pipeline.store.index import change_index
 from pipeline.store.lease import hold_lease
@@ -49,8 +49,8 @@ def drop_images(dataset: str, images: list[str], quiet: bool = False) -> DropSum
     folder = Folder(dataset)
     if not round_numbers(folder):
         raise ValueError(f"dataset: {dataset!r} holds no rounds; give the folder that a run wrote")
-    uris = [image for image in images if "://" in image or image.startswith("/")]
-    named = Dropped(frozenset(images), frozenset(uris))
+    addresses = [same_address(image) for image in images if "://" in image or image.startswith("/")]
+    named = Dropped(frozenset(images), frozenset().union(*addresses))
     _list(folder, named)
     rows = parts = again = 0
     busy: list[str] = []

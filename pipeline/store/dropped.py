@@ -12,6 +12,12 @@ MARKS = ("ids", "uris", "contents")
 COLUMNS = {"image_id": "ids", "video_id": "ids", "uri": "uris", "content_sha256": "contents"}
 
 
+def same_address(uri: str) -> set[str]:
+    """A file of this machine as a path and as a URI: imports write the one, listings the other."""
+    path = uri.removeprefix("file://")
+    return {path, f"file://{path}"} if path.startswith("/") else {uri}
+
+
 @dataclass(frozen=True)
 class Dropped:
     """Ids, addresses and sha256 sums of the content of images and videos that were taken down."""
@@ -51,5 +57,5 @@ class Dropped:
         for row in rows:
             for column, mark in COLUMNS.items():
                 if row.get(column):
-                    found[mark].add(row[column])
+                    found[mark] |= same_address(row[column]) if mark == "uris" else {row[column]}
         return cls(**{mark: frozenset(values) for mark, values in found.items()})

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from pipeline.video.masklet_round import MaskletRound
 
 from pipeline.runs.chunks import plan_chunks
 from pipeline.runs.known_ids import with_known_ids
 from pipeline.sources.listing import list_images
 from pipeline.sources.notes import ListingNotes
 from pipeline.sources.videos import list_videos
+from pipeline.store.masklet_round import MaskletRound
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.masklets import MASKLETS

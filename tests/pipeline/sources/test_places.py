@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipeline.video.masklet_round import MaskletRound
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -20,6 +19,7 @@ from pipeline.imports.write import import_labels
 from pipeline.queries.subset import write_subset
 from pipeline.sources.listing import list_images
 from pipeline.sources.places import RECORDED, dataset_places, input_places
+from pipeline.store.masklet_round import MaskletRound
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.training.recipe import DataSource

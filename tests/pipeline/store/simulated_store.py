@@ -1,5 +1,5 @@
-"""A store in memory on which writers take turns: every operation is a step, and a seed decides whose step is next and how
-much time passes before it. It has what a disk has (a file is made once, a rename is one step) or what a bucket with
+"""A store in memory on which writers take turns: every operation is a step, and a seed decides whose step is next and
+how much time passes before it. It has what a disk has (a file is made once, a rename is one step) or what a bucket with
 conditional writes has (a rename is a copy and a deletion, and answers may be lost after the deed)."""
 
 import io
