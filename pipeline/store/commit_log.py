@@ -52,6 +52,8 @@ class LogState:
         for name in entry.get("remove", ()):
             del self.files[part_number(name)]
             self.replaced[name] = 0.0 if entry.get("at_once") else entry["time"]
+        for name in entry.get("replaced", ()):
+            self.replaced[name] = entry["time"]
         for name in entry.get("add", ()):
             self.files[part_number(name)] = name
 
@@ -182,13 +184,12 @@ def open_epoch(
     run_id: str,
     owner: dict[str, Any] | None,
     refuse: Callable[[LogState], None],
-    first_files: Callable[[], Sequence[str]],
+    adopted: Callable[[], dict[str, list[str]]],
 ) -> LogWriter:
-    """Take the log over from whoever had it. `refuse` raises where that run may be alive; `first_files` gives the parts
-    of a round that has no log yet."""
+    """Take the log over from whoever had it. `refuse` raises where that run may be alive; `adopted` gives the files of
+    a round that has no log yet: those to `add`, and those that others of them have `replaced`."""
     while True:
         state = log.read()
         refuse(state)
-        add = [] if state.head >= 0 else list(first_files())
-        if log.create(state, {"open": owner, "run_id": run_id, "add": add}):
+        if log.create(state, {"open": owner, "run_id": run_id, **({} if state.head >= 0 else adopted())}):
             return LogWriter(log, state)

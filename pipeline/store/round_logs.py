@@ -42,7 +42,7 @@ class RoundLogs:
         writers: dict[str, LogWriter] = {}
         try:
             for log in self._logs(self._count_shards() or num_shards):
-                writers[log.name] = open_epoch(log, run_id, owner, refuse, partial(self._first_files, log))
+                writers[log.name] = open_epoch(log, run_id, owner, refuse, partial(self._adopted, log))
         except BaseException:
             for writer in writers.values():
                 writer.close()
@@ -70,7 +70,7 @@ class RoundLogs:
         for log in self._logs(count):
             state = log.read(names if count is None else None)
             if state.head < 0:
-                state.files = {part_number(name): name for name in self._first_files(log)}
+                state.files = {part_number(name): name for name in self._adopted(log)["add"]}
             states.append(state)
         return states
 
@@ -102,23 +102,29 @@ class RoundLogs:
     def _log_name(self, shard: Shard | None) -> str:
         return self.name if shard is None else f"{self.name}/{shard.number}-of-{shard.count}"
 
-    def _first_files(self, log: CommitLog) -> list[str]:
-        """Of a round, or a shard of it, that has no log."""
+    def _adopted(self, log: CommitLog) -> dict[str, list[str]]:
+        """The files of a round, or a shard of it, that has no log: what its first entry says of them."""
         found = re.search(r"/(\d+)-of-(\d+)$", log.name)
         shard = Shard(int(found[1]), int(found[2])) if found else None
-        names = files_without_log(self.folder, self.round_name)
-        return [name for name in names if shard is None or shard.owns(part_number(name))]
+        files = files_without_log(self.folder, self.round_name)
+        return {
+            key: [name for name in names if shard is None or shard.owns(part_number(name))]
+            for key, names in files.items()
+        }
 
 
-def files_without_log(folder: Folder, round_name: str) -> list[str]:
-    """The part files that count in a round of the version before, which kept no log of commits and, while it merged
-    parts, a note of which one stands for which."""
+def files_without_log(folder: Folder, round_name: str) -> dict[str, list[str]]:
+    """The part files of a round of the version before, which kept no log of commits and, while it merged parts, a note
+    of which one stands for which: those that count (`add`), and those that are `replaced`."""
     names = [name.rpartition("/")[2] for name in folder.names(round_name, "part-", ".parquet")]
     plain = [name for name in names if (parsed := parse_part_name(name)) and parsed.epoch is None]
     note = folder.read_optional(f"{round_name}/_merge.json")
     merge = json.loads(note) if note else {"merged": None, "sources": []}
     replaced = set(merge["sources"]) if merge["merged"] in {part_number(name) for name in plain} else set()
-    return [name for name in plain if part_number(name) not in replaced]
+    return {
+        "add": [name for name in plain if part_number(name) not in replaced],
+        "replaced": [name for name in plain if part_number(name) in replaced],
+    }
 
 
 def _count_shards(names: Sequence[str]) -> int | None:
