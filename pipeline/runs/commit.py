@@ -31,6 +31,8 @@ class Tally:
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     def add(self, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
         self.images += rows.num_rows
         errors = rows.filter(pc.equal(rows["status"], "failed"))["error"].to_pylist()
         self.failed += len(errors)

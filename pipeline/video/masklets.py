@@ -74,13 +74,13 @@ class Masklets:
         files = target.files()
         while True:
             try:
-                return self._query(target, sql, candidates)
+                return self._query(target, sql, candidates, limits)
             except UnreadableError:
                 before, files = files, target.files()
                 if files == before:  # else a file was replaced meanwhile
                     raise
 
-    def _query(self, target: MaskletRound, sql: str, candidates: bool) -> pa.Table:
+    def _query(self, target: MaskletRound, sql: str, candidates: bool, limits: QueryLimits) -> pa.Table:
         folder = target.folder
         paths = [target.part_path(part) for part in target.parts()]
         with duckdb.connect() as connection:
