@@ -255,9 +255,7 @@ def drop_command(
         if summary.in_no_round:
             say(f"{summary.in_no_round:,} of them stand in no round; they are listed, and no run will bring them in")
         if summary.again:
-            say(
-                f"{summary.again:,} images that were skipped as near-duplicates of these are annotated by the next run"
-            )
+            say(f"{summary.again:,} images that were skipped as near-duplicates of these are annotated by the next run")
 
 
 def report_command(

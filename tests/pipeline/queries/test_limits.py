@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipeline.video.masklet_round import MaskletRound
 from typer.testing import CliRunner
 
 from pipeline.cli import app, main
 from pipeline.dataset import open_dataset
 from pipeline.queries.limits import QueryError, QueryLimits
 from pipeline.queries.query import query
+from pipeline.store.masklet_round import MaskletRound
 from pipeline.store.storage import Folder
 from pipeline.video.masklets import Masklets
 from stages.masklets import MASKLETS

@@ -17,7 +17,8 @@ from pipeline.runs.attempted import fruitless_in_a_row, has_ended
 from pipeline.runs.begin_run import choose_round
 from pipeline.runs.fingerprint import Fingerprint
 from pipeline.runs.run import run
-from pipeline.store.rounds import Round, publish
+from pipeline.store.index import publish
+from pipeline.store.rounds import Round
 from pipeline.store.shards import Shard
 from pipeline.store.storage import Folder
 

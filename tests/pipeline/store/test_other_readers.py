@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.dataset import open_dataset
 from pipeline.queries.query import query
-from pipeline.store.rounds import Round, publish, withhold
+from pipeline.store.index import publish, withhold
+from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import EXTRA, SCHEMA, STORED_EXTRA, cast_column
 
@@ -62,7 +63,7 @@ def test_readmes_statement_counts_each_images_newest_published_masks(uri: str) -
 
 
 def test_own_columns_come_back_as_they_were_and_are_asked_by_name(uri: str) -> None:
-    assert pq.read_schema(f"{uri}/round=000/part-000000.parquet").field("extra").type == STORED_EXTRA
+    assert pq.read_schema(Round(Folder(uri), 0).part_path(0)).field("extra").type == STORED_EXTRA
     rows = {row["image_id"]: row["extra"] for row in open_dataset(uri, 0).rows()}
     assert rows == {"a.png": COLUMNS, "b.png": None, "c.png": COLUMNS}
     found, _ = query(open_dataset(uri, 0), "select image_id from images where extra['licence'] = 'CC0' order by 1")
