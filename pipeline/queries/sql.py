@@ -88,10 +88,12 @@ class Room:
                         f"CREATE OR REPLACE TEMP VIEW {name} AS FROM no_{name} UNION ALL BY NAME FROM read_{name}"
                     )
                 return limits.collect(connection.sql(statement))
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:  # which one, Arrow decides
             for scan in scans.values():
                 if scan.error is not None:
                     raise UnreadableError(_first_line(scan.error)) from scan.error
+            if isinstance(error, OSError):
+                raise
             raise QueryError(explain(error)) from error
 
 
