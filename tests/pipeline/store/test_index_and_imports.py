@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline.recipes.fingerprint import Fingerprint
 
 from pipeline.dataset import open_dataset
 from pipeline.export.write import export
 from pipeline.imports.write import import_labels
 from pipeline.loop.rollback import restore, rollback
 from pipeline.runs.begin_run import choose_round
+from pipeline.runs.fingerprint import Fingerprint
 from pipeline.store.dropped import Dropped
 from pipeline.store.find_rounds import engine_rounds, round_numbers
 from pipeline.store.index import Index, change_index, has_stale_copy, publish, read_index, withhold
