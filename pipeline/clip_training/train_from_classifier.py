@@ -58,7 +58,8 @@ def train_from_classifier(recipe: ClassifierClipTrainRecipe, quiet: bool = False
     except NonFiniteLossError as error:
         raise TrainingError(str(error)) from error
     placed = [*zip(data.words, places, strict=True)]
-    placed += place_classes(rows, classes, sizes.embed_dim, _strange(clip, pooled))
+    of_classes = place_classes(rows, classes, sizes.embed_dim, strange := _strange(clip, pooled))
+    placed += [(text, place) for text, place in of_classes if place is not strange or text not in data.words]
     templates = {str(index): list(group.templates) for index, group in enumerate(vocabulary.groups)}
     templates["classes"] = list(classes.groups[0].templates)
     placed = in_templates(placed, templates, torch.Generator().manual_seed(recipe.seed))
