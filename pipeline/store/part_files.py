@@ -1,4 +1,4 @@
-"""Reading and writing the Parquet file of a part, with a checksum on every page."""
+"""Reading and writing the Parquet file of a part, every byte of which is held against a checksum."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UnreadableError
+from pipeline.store.part_checksums import CheckedFile, add_checksums, end_hash
+from pipeline.store.part_names import parse_part_name
 from pipeline.store.storage import Folder
 
 REPLACED = "_replaced"  # in a round's folder: files that no longer count, for those who are still reading them
@@ -18,15 +20,16 @@ MAX_GROUP_BYTES = 1 << 28  # of Arrow's; a column of one row group is read as on
 Result = TypeVar("Result")
 
 
-def encode_part(rows: pa.Table, repeating: list[str]) -> bytes:
-    """A Parquet file; `repeating` are the columns whose values repeat."""
+def encode_part(rows: pa.Table, repeating: list[str]) -> tuple[bytes, str]:
+    """A Parquet file, and the hash of its end for its name; `repeating` are the columns whose values repeat."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer, rows.schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
     ) as writer:
         for group in _groups(rows):
             writer.write_table(group, row_group_size=max(1, group.num_rows))
-    return buffer.getvalue()
+    add_checksums(buffer)
+    return buffer.getvalue(), end_hash(buffer)
 
 
 def _groups(rows: pa.Table) -> Iterator[pa.Table]:
@@ -79,8 +82,15 @@ def reading_part(folder: Folder, name: str, read: Callable[[pq.ParquetFile], Res
 @contextmanager
 def open_part(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
     """The file `ROUND/NAME`, wherever it lies by now. Raises FileNotFoundError."""
-    with _open(folder, name) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        yield file
+    parsed = parse_part_name(name.rpartition("/")[2])
+    with _open(folder, name) as raw:
+        if parsed is None or parsed.end_hash is None:  # of an earlier version
+            opened = pq.ParquetFile(raw, page_checksum_verification=True)
+        else:
+            checked = CheckedFile(raw, parsed.end_hash)
+            opened = pq.ParquetFile(checked, metadata=checked.metadata)
+        with opened as file:
+            yield file
 
 
 def _open(folder: Folder, name: str) -> IO[bytes] | pa.NativeFile:

@@ -181,8 +181,9 @@ class Round:
         rows = read_index(self.folder).dropped.leave_out(rows)
         if not rows.num_rows:
             return None
-        file = new_part_name(part, epoch)
-        self.folder.write(f"{self.name}/{file}", encode_part(rows.cast(stored_schema(self.schema)), self.repeating))
+        data, end_hash = encode_part(rows.cast(stored_schema(self.schema)), self.repeating)
+        file = new_part_name(part, epoch, end_hash)
+        self.folder.write(f"{self.name}/{file}", data)
         return file
 
     def commit(self, files: dict[int, str | None], at_once: bool = False) -> None:

@@ -83,6 +83,8 @@ class Masklets:
     def _query(self, target: MaskletRound, sql: str, candidates: bool, limits: QueryLimits) -> pa.Table:
         folder = target.folder
         paths = [target.part_path(part) for part in target.parts()]
+        for part in target.parts():
+            target.count_images(part)  # which checks the footer; the reader below checks the pages alone
         with duckdb.connect() as connection:
             if paths:
                 files = PyFileSystem(FSSpecHandler(folder.fs))

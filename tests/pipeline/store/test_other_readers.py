@@ -72,11 +72,15 @@ def test_own_columns_come_back_as_they_were_and_are_asked_by_name(uri: str) -> N
 
 def test_parts_of_an_earlier_version_hold_maps_and_are_read(uri: str) -> None:
     target = Round(Folder(uri), 0)
+    older = Path(uri).parent / "older"
+    (older / target.name).mkdir(parents=True)
+    for part in target.parts():
+        pq.write_table(target.read_part(part), older / target.name / f"part-{part:06d}.parquet")
     rows = target.read_part(0)
     assert rows.schema.field("extra").type == EXTRA
-    pq.write_table(rows, target.part_path(0))
-    assert target.read_part(0).equals(rows)
-    found, _ = query(open_dataset(uri, 0), "select image_id from images where extra['licence'] = 'CC0' order by 1")
+    assert Round(Folder(str(older)), 0).read_part(0).equals(rows)
+    question = "select image_id from images where extra['licence'] = 'CC0' order by 1"
+    found, _ = query(open_dataset(str(older), 0), question)
     assert found["image_id"].to_pylist() == ["a.png", "c.png"]
 
 

@@ -18,11 +18,11 @@ KINDS: tuple[Kind, ...] = ("disk", "bucket")
 def cheap_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts as Arrow streams: their bytes are not what this is about, and Parquet takes most of the time."""
 
-    def encode(rows: pa.Table, _: list[str]) -> bytes:
+    def encode(rows: pa.Table, _: list[str]) -> tuple[bytes, str]:
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
-        return sink.getvalue()
+        return sink.getvalue(), "0" * 8
 
     def read(folder: SimulatedFolder, name: str, columns: list[str] | None = None) -> pa.Table:
         round_name, _, file = name.partition("/")
