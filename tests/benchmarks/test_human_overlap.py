@@ -22,8 +22,8 @@ def mask(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 def test_measure_averages_over_annotators_and_then_over_images() -> None:
     left, right, top = encode_masks(np.stack([mask(0, 0, 4, 6), mask(4, 0, 8, 6), mask(0, 0, 8, 2)]))
     images = {
-        "a": LabelledImage(Path("a"), HEIGHT, WIDTH, {0: [left, right], 1: [top]}, 0),
-        "b": LabelledImage(Path("b"), HEIGHT, WIDTH, {0: [left]}, 0),
+        "a": LabelledImage(Path("a"), HEIGHT, WIDTH, {0: [left, right], 1: [top]}),
+        "b": LabelledImage(Path("b"), HEIGHT, WIDTH, {0: [left]}),
     }
     found = measure(images, {"a": [left], "b": []})
     # image a: annotator 0 has best overlaps 1 and 0; annotator 1 shares 8 pixels of 24 + 16 - 8; image b has no mask
