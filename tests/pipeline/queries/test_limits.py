@@ -74,7 +74,9 @@ def test_the_command_takes_the_limits(uri: str, capsys: pytest.CaptureFixture[st
 
 def test_ctrl_c_ends_a_statement_while_duckdb_computes(uri: str) -> None:
     script = (
-        "import sys\nfrom pipeline.dataset import open_dataset\nfrom pipeline.queries.query import query\n"
+        "import signal, sys\nfrom pipeline.dataset import open_dataset\nfrom pipeline.queries.query import query\n"
+        # tests that run in a shell's background inherit that Ctrl-C is ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "dataset = open_dataset(sys.argv[1])\n"
         "try:\n    print('begun', flush=True)\n    query(dataset, sys.argv[2])\n"
         "except KeyboardInterrupt:\n    print('stopped', flush=True)\n"
