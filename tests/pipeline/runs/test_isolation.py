@@ -20,6 +20,7 @@ from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from pipeline.store.verify import verify_dataset
 from stages.generate_masks import GenerateMasks
+from tests.pinned import pinned
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -62,7 +63,7 @@ def test_a_poison_image_fails_alone() -> None:
         }
     )
     arguments = {
-        "checkpoint": "sam_tiny",
+        "weights": pinned("sam_tiny"),
         "image_size": None,
         "settings": GenerateSettings(points_per_side=1),
         "min_predicted_iou": 0.0,
