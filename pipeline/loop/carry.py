@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset, Part
 from pipeline.loop.churn import Churn, carry_over
-from pipeline.replays.rewrite_parts import answer, part_items, rewrite_parts
+from pipeline.replays.rewrite_parts import Rewrite, answer, part_items, rewrite_parts
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.record import SCHEMA
@@ -50,8 +50,9 @@ class CarryPart:
         return found
 
 
-def carry_round(previous: Dataset, target: Round, quiet: bool) -> Churn:
-    """Every part of `target`; `previous` is the dataset as readers see it. Needs a running Ray. Raises RunError."""
+def carry_round(previous: Dataset, target: Round, quiet: bool, rewrite: Rewrite = rewrite_parts) -> Churn:
+    """Every part of `target`; `previous` is the dataset as readers see it. Needs what `rewrite` needs, and raises what
+    it raises."""
     places: dict[str, Part] = {}  # of each image's newest row
     for place in previous.parts():
         ids = Round(target.folder, place.round).read_file(place.file, ["image_id"])["image_id"].to_pylist()
@@ -64,6 +65,6 @@ def carry_round(previous: Dataset, target: Round, quiet: bool) -> Churn:
     total = Churn()
     if items:
         work = CarryPart(previous, target.number)
-        for done in rewrite_parts(target, items, work, "matching", quiet, num_cpus=1):
+        for done in rewrite(target, items, work, "matching", quiet, num_cpus=1):
             total += Churn(**json.loads(done["churn"][0].as_py()))
     return total

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.replays.rewrite_parts import answer, part_items, rewrite_parts
+from pipeline.replays.rewrite_parts import Rewrite, answer, part_items, rewrite_parts
 from pipeline.store.rounds import Round
 from pipeline.store.storage import Folder
 from stages.filter_masks import FilterMasks
@@ -55,8 +55,10 @@ class Replayed:
     labelled: int = 0
 
 
-def replay_round(target: Round, settings: FilterSettings, links: dict[str, str], quiet: bool) -> Replayed:
-    """Bring every part to the filter link of `links`; parts that have it are not touched. Needs a running Ray.
+def replay_round(
+    target: Round, settings: FilterSettings, links: dict[str, str], quiet: bool, rewrite: Rewrite = rewrite_parts
+) -> Replayed:
+    """Bring every part to the filter link of `links`; parts that have it are not touched. Needs what `rewrite` needs.
     The caller has made sure that the settings ask for no candidate below the store floor.
     """
     stale = [part for part in target.parts() if _filter_link(target, part) != links["filter"]]
@@ -65,7 +67,7 @@ def replay_round(target: Round, settings: FilterSettings, links: dict[str, str],
     images = cut_short = 0
     work = ReplayPart(target.folder.uri, target.number, settings, links)
     items = part_items(target, stale)
-    for done in rewrite_parts(target, items, work, "filtering", quiet, num_cpus=1):
+    for done in rewrite(target, items, work, "filtering", quiet, num_cpus=1):
         images += done["images"][0].as_py()
         cut_short += done["cut_short"][0].as_py()
     record = target.read_record()

@@ -1,7 +1,7 @@
 """Put parts of a round back otherwise, on Ray, one part a task."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -10,6 +10,14 @@ from pipeline.progress import progress_bar
 from pipeline.store.rounds import Round
 
 ANSWER = "saved"  # the column of an answer that names the file to commit
+
+
+class Rewrite(Protocol):
+    """`rewrite_parts`, or the same on something else than Ray."""
+
+    def __call__(
+        self, target: Round, items: list[dict[str, Any]], work: Any, doing: str, quiet: bool, **options: Any
+    ) -> Iterator[pa.Table]: ...
 
 
 def rewrite_parts(
