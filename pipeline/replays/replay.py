@@ -58,25 +58,31 @@ class Replayed:
 def replay_round(
     target: Round, settings: FilterSettings, links: dict[str, str], quiet: bool, rewrite: Rewrite = rewrite_parts
 ) -> Replayed:
-    """Bring every part to the filter link of `links`; parts that have it are not touched. Needs what `rewrite` needs.
-    The caller has made sure that the settings ask for no candidate below the store floor.
+    """Bring every part, and the record, to the filter link of `links`; parts that have it are not touched. Needs what
+    `rewrite` needs. The caller has made sure that the settings ask for no candidate below the store floor.
     """
     stale = [part for part in target.parts() if _filter_link(target, part) != links["filter"]]
-    if not stale:
-        return Replayed()
     images = cut_short = 0
     work = ReplayPart(target.folder.uri, target.number, settings, links)
-    items = part_items(target, stale)
-    for done in rewrite(target, items, work, "filtering", quiet, num_cpus=1):
-        images += done["images"][0].as_py()
-        cut_short += done["cut_short"][0].as_py()
-    record = target.read_record()
-    assert record is not None, "a round with parts has a record"
-    record["fingerprints"] = links
-    record["settings"]["filter"] = {f"filter.{key}": value for key, value in settings.model_dump(mode="json").items()}
-    record["recipe"]["filter"] = settings.model_dump(mode="json")
-    target.write_record(record)
+    if stale:
+        for done in rewrite(target, part_items(target, stale), work, "filtering", quiet, num_cpus=1):
+            images += done["images"][0].as_py()
+            cut_short += done["cut_short"][0].as_py()
+    _record_filter(target, settings, links, bool(stale))
     return Replayed(images, cut_short)
+
+
+def _record_filter(target: Round, settings: FilterSettings, links: dict[str, str], has_replayed: bool) -> None:
+    record = target.read_record()
+    assert record is not None, "the record was written when the run began"
+    # also where a run ended before its first part, or a replay between its last part and this
+    if not has_replayed and record["fingerprints"]["filter"] == links["filter"]:
+        return
+    plain = settings.model_dump(mode="json")
+    record["fingerprints"] = links
+    record["settings"]["filter"] = {f"filter.{key}": value for key, value in plain.items()}
+    record["recipe"]["filter"] = plain
+    target.write_record(record)
 
 
 def _filter_link(target: Round, part: int) -> str | None:

@@ -157,13 +157,15 @@ class Engine:
         with begin_run(target, recipe, mark, str(weights), "run", into):
             self._replay(target, recipe, mark)
             committer = Committer(target, "run", mark.links)
-            chunks = list(plan_chunks(listing, target.committed(), 2, retry_failed))[:max_chunks]
-            committer.expect(chunks)
-            for chunk in reversed(chunks):  # the graph keeps no order
+            chunks = list(plan_chunks(listing, target.committed(), 2, retry_failed))
+            status = "done" if len(chunks) <= max_chunks else "interrupted"
+            committer.expect(chunks[:max_chunks])
+            for chunk in reversed(chunks[:max_chunks]):  # the graph keeps no order
                 for index in range(chunk.images.num_rows):
                     name = chunk.images["image_id"][index].as_py()
                     committer.add(self._generated(name, chunk.part, target.number, weights, recipe))
                     done.append(name)
+            target.add_run({"status": status} | committer.tally.as_dict())
         return done
 
     def refilter(self, threshold: float, weights: int) -> None:
@@ -194,10 +196,14 @@ class Engine:
 
     def _replay(self, target: Round, recipe: Recipe, mark: Fingerprint) -> None:
         replay_round(target, recipe.filter, mark.links, True, in_process)
-        for part in target.parts():
-            rows = target.read_part(part)
-            if rows["fingerprints"][0].as_py()["embed"] is None:
-                target.write_part(part, embedded(rows))
+        parts = {part: target.read_part(part) for part in target.parts()}
+        stale = [part for part, rows in parts.items() if rows["fingerprints"][0].as_py()["embed"] is None]
+        for part in stale:
+            target.write_part(part, embedded(parts[part]))
+        record = target.read_record()
+        assert record is not None
+        if stale or record["fingerprints"] != mark.links:
+            target.write_record(record | {"fingerprints": record["fingerprints"] | {"embed": EMBED}})
 
     def _generated(self, name: str, part: int, number: int, weights: int, recipe: Recipe) -> pa.Table:
         """One row with the column `part`, as the graph gives it."""

@@ -35,12 +35,15 @@ class Row:
 
 @dataclass
 class Annotated:
-    """A round; those of an import have no weights. One that a refresh began and did not end is `unfinished`."""
+    """A round; those of an import have no weights. One that a refresh began and did not end is `unfinished`; of a run's
+    own rounds `ended` says whether one came to its end there with something to show."""
 
     weights: int | None
     threshold: float | None
     rows: dict[str, Row] = field(default_factory=dict)
+    of_refresh: bool = False
     unfinished: bool = False
+    ended: bool = False
 
 
 @dataclass
@@ -68,6 +71,12 @@ class Model:
         settled = [number for number in sorted(self.rounds) if number not in withheld]
         made = [number for number in settled if self.rounds[number].weights is not None]
         return (made or settled or [None])[-1]
+
+    def goes_on(self, number: int, weights: int, threshold: float) -> bool:
+        """Whether a run that asks for a new round was begun before, in this one, and goes on there."""
+        made = self.rounds[number]
+        same = (made.weights, made.threshold) == (weights, threshold)
+        return number > 0 and same and not made.of_refresh and not made.ended
 
     def to_annotate(self, number: int, names: list[str], changes: dict[str, int] | None, retry: bool) -> set[str]:
         """The images of a listing that are new in the round, changed or, with `retry`, failed."""
@@ -101,7 +110,7 @@ class Model:
     def refilter(self, number: int, threshold: float) -> None:
         """The model's masks stand by the new threshold, people's stand; what is kept is embedded anew."""
         made = self.rounds[number]
-        if made.threshold == threshold or not made.rows:
+        if made.threshold == threshold:
             return
         made.threshold = threshold
         for name, row in made.rows.items():
