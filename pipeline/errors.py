@@ -27,6 +27,10 @@ class UnreadableError(RuntimeError):
     """Parts of a dataset that cannot be read to their end; the message names one."""
 
 
+class GoneError(UnreadableError):
+    """A file that a dataset names and that is no longer there."""
+
+
 def store_failure(what: str, error: Exception, remedy: str) -> ValueError | RunError:
     """The error that ends a run which cannot begin: ValueError for what its user must mend (exit code 2), RunError for
     what may pass (exit code 1), so that a loop goes on asking. `what` names the field and its value."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import GoneError
 from pipeline.sources.listing_schema import LISTING, listing_table
 from pipeline.sources.notes import ListingNotes
 from pipeline.sources.spill import spilled
@@ -46,7 +47,10 @@ def _known(folder: Folder, id_column: str) -> Iterator[pa.Table]:
     """The files of each part, the newest round's first."""
 
     def read(part: tuple[Round, int]) -> pa.Table:
-        rows = part[0].read_part(part[1], [id_column, "uri"])
+        try:
+            rows = part[0].read_part(part[1], [id_column, "uri"])
+        except GoneError:  # somebody removed a damaged part, and its images are annotated anew
+            return LISTING.empty_table()
         if id_column not in rows.column_names:  # videos where images are expected, which the run will refuse
             return LISTING.empty_table()
         return listing_table(rows.num_rows, {"image_id": rows[id_column], "uri": rows["uri"]})

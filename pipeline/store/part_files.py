@@ -8,7 +8,7 @@ from typing import IO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UnreadableError
+from pipeline.errors import GoneError, UnreadableError
 from pipeline.store.part_checksums import CheckedFile, add_checksums, end_hash
 from pipeline.store.part_names import parse_part_name
 from pipeline.store.storage import Folder
@@ -65,7 +65,7 @@ def reading_part(folder: Folder, name: str, read: Callable[[pq.ParquetFile], Res
     try:
         return folder.ask(attempt)
     except FileNotFoundError:
-        raise UnreadableError(
+        raise GoneError(
             f"{folder.path(name)} is gone: it was replaced more than a day ago or taken down while it was being read "
             "(then start again), or somebody removed it (then restore it, or run the recipe again: its images are "
             "then annotated anew)"
